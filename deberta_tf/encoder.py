@@ -1,0 +1,368 @@
+"""The encoder of DeBERTa: blocks that share one relative table."""
+
+import keras
+import tensorflow as tf
+
+from deberta_tf.attention import DisentangledSelfAttention
+from deberta_tf.embeddings import table_initializer, token_mask
+from deberta_tf.relative_position import RelativePositions, select_rows
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class DebertaEncoderBlock(keras.layers.Layer):
+    """Attention and feed-forward, each with dropout, residual and layer norm after.
+
+    Args:
+        attention: dict. Arguments of `DisentangledSelfAttention`.
+        intermediate_dim: int.
+        activation: Keras activation.
+        dropout: float. Rate on the outputs of attention and feed-forward.
+        layer_norm_epsilon: float.
+
+    Call arguments:
+        query: (b, q, hidden).
+        memory, relative_embeddings, attention_mask, query_positions: as
+            `DisentangledSelfAttention` takes them.
+
+    Returns:
+        (b, q, hidden). The residual is the query's, not the memory's.
+    """
+
+    def __init__(
+        self,
+        attention,
+        intermediate_dim,
+        activation="gelu",
+        dropout=0.0,
+        layer_norm_epsilon=1e-7,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.intermediate_dim = intermediate_dim
+        self.activation = keras.activations.get(activation)
+        self.attention = DisentangledSelfAttention(
+            **{"kernel_initializer": table_initializer(), **attention},
+            dtype=self.dtype_policy,
+            name="attention",
+        )
+        self.attention_dropout = self._make_dropout(dropout, "attention_dropout")
+        self.output_dropout = self._make_dropout(dropout, "output_dropout")
+        self.attention_norm = self._make_norm(layer_norm_epsilon, "attention_norm")
+        self.output_norm = self._make_norm(layer_norm_epsilon, "output_norm")
+
+    def build(self, query_shape):
+        hidden_dim = query_shape[-1]
+        self.intermediate_dense = self._make_dense(
+            self.intermediate_dim, "intermediate", hidden_dim
+        )
+        self.output_dense = self._make_dense(
+            hidden_dim, "output", self.intermediate_dim
+        )
+        for layer in (self.attention, self.attention_norm, self.output_norm):
+            layer.build((None, None, hidden_dim))
+        self.built = True
+
+    def call(
+        self,
+        query,
+        memory=None,
+        relative_embeddings=None,
+        attention_mask=None,
+        query_positions=None,
+        training=None,
+    ):
+        attended = self.attention(
+            query,
+            memory=memory,
+            relative_embeddings=relative_embeddings,
+            attention_mask=attention_mask,
+            query_positions=query_positions,
+            training=training,
+        )
+        attended = self.attention_dropout(attended, training=training)
+        x = self.attention_norm(query + attended)
+        inner = self.activation(self.intermediate_dense(x))
+        inner = self.output_dropout(self.output_dense(inner), training=training)
+        return self.output_norm(x + inner)
+
+    def _make_dense(self, units, name, input_dim):
+        dense = keras.layers.Dense(
+            units,
+            kernel_initializer=table_initializer(),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+        dense.build((None, None, input_dim))
+        return dense
+
+    def _make_dropout(self, rate, name):
+        return keras.layers.Dropout(rate, dtype=self.dtype_policy, name=name)
+
+    def _make_norm(self, epsilon, name):
+        return keras.layers.LayerNormalization(
+            epsilon=epsilon, dtype=self.dtype_policy, name=name
+        )
+
+    def compute_output_spec(self, query, *args, **kwargs):
+        return keras.KerasTensor(query.shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        attention = self.attention.get_config()
+        for name in ("name", "dtype", "trainable"):
+            attention.pop(name)
+        return {
+            **super().get_config(),
+            "attention": attention,
+            "intermediate_dim": self.intermediate_dim,
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.output_dropout.rate,
+            "layer_norm_epsilon": self.output_norm.epsilon,
+        }
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class NgramConvolution(keras.layers.Layer):
+    """Convolution of the embeddings, added to the first block's output (v2).
+
+    Args:
+        kernel_size: int, odd. Width in tokens.
+        groups: int.
+        activation: Keras activation, after the dropout.
+        dropout: float.
+        layer_norm_epsilon: float.
+
+    Call arguments:
+        embeddings: (b, l, hidden), input of the first block.
+        output: (b, l, hidden), output of the first block.
+        mask: bool (b, l), True at tokens.
+
+    Returns:
+        (b, l, hidden), zero at padding.
+
+    Source: SPEC 2.3.
+    """
+
+    def __init__(
+        self,
+        kernel_size,
+        groups=1,
+        activation="gelu",
+        dropout=0.0,
+        layer_norm_epsilon=1e-7,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.kernel_size = kernel_size
+        self.groups = groups
+        self.activation = keras.activations.get(activation)
+        self.dropout = keras.layers.Dropout(
+            dropout, dtype=self.dtype_policy, name="dropout"
+        )
+        self.layer_norm = keras.layers.LayerNormalization(
+            epsilon=layer_norm_epsilon, dtype=self.dtype_policy, name="layer_norm"
+        )
+
+    def build(self, embeddings_shape):
+        hidden_dim = embeddings_shape[-1]
+        self.convolution = keras.layers.Conv1D(
+            hidden_dim,
+            self.kernel_size,
+            padding="same",
+            groups=self.groups,
+            kernel_initializer=table_initializer(),
+            dtype=self.dtype_policy,
+            name="convolution",
+        )
+        self.convolution.build((None, None, hidden_dim))
+        self.layer_norm.build((None, None, hidden_dim))
+        self.built = True
+
+    def call(self, embeddings, output, mask, training=None):
+        mask = tf.cast(mask, self.compute_dtype)[..., None]
+        x = self.convolution(embeddings) * mask
+        x = self.activation(self.dropout(x, training=training))
+        return self.layer_norm(output + x) * mask
+
+    def compute_output_spec(self, embeddings, *args, **kwargs):
+        return keras.KerasTensor(embeddings.shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "kernel_size": self.kernel_size,
+            "groups": self.groups,
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout.rate,
+            "layer_norm_epsilon": self.layer_norm.epsilon,
+        }
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class DebertaEncoder(keras.layers.Layer):
+    """Blocks over hidden states, sharing one table of relative positions.
+
+    Args:
+        num_layers: int.
+        block: dict. Arguments of `DebertaEncoderBlock`.
+        normalize_relative_embeddings: bool.
+        convolution_kernel_size, convolution_groups, convolution_activation: of the
+            `NgramConvolution` after the first block; kernel size 0: none.
+
+    Call arguments:
+        x: (b, l, hidden), the embeddings.
+        padding_mask: (b, l) or (b, l, l), as `DebertaBackbone` takes it.
+        states: bool. Return the list of all hidden states, embeddings first.
+        skip_last_block: bool. Leave the last block out, for a decoder that runs it
+            itself (`last_block`): one state less, and no time spent.
+
+    Returns:
+        (b, l, hidden), or the list.
+
+    Source: SPEC 1, 2.2.
+    """
+
+    def __init__(
+        self,
+        num_layers,
+        block,
+        normalize_relative_embeddings=True,
+        convolution_kernel_size=0,
+        convolution_groups=1,
+        convolution_activation="gelu",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_layers = num_layers
+        self.normalize_relative_embeddings = normalize_relative_embeddings
+        self.blocks = [
+            DebertaEncoderBlock(**block, dtype=self.dtype_policy, name=f"block_{i}")
+            for i in range(num_layers)
+        ]
+        self.relative_norm = self.convolution = self.relative_embeddings = None
+        epsilon = self.blocks[0].output_norm.epsilon
+        if self.has_relative_table and normalize_relative_embeddings:
+            self.relative_norm = keras.layers.LayerNormalization(
+                epsilon=epsilon, dtype=self.dtype_policy, name="relative_norm"
+            )
+        if convolution_kernel_size:
+            self.convolution = NgramConvolution(
+                convolution_kernel_size,
+                convolution_groups,
+                convolution_activation,
+                dropout=self.blocks[0].output_dropout.rate,
+                layer_norm_epsilon=epsilon,
+                dtype=self.dtype_policy,
+                name="convolution",
+            )
+
+    @property
+    def has_relative_table(self):
+        """Whether any position term reads the relative table."""
+        return bool(self.blocks[0].attention.position_terms)
+
+    def build(self, x_shape):
+        hidden_dim = x_shape[-1]
+        if self.has_relative_table:
+            self.relative_embeddings = self.add_weight(
+                shape=(self._relative_positions.num_rows, hidden_dim),
+                initializer=table_initializer(),
+                name="relative_embeddings",
+            )
+        for layer in (self.relative_norm, self.convolution, *self.blocks):
+            if layer is not None:
+                layer.build((None, None, hidden_dim))
+        self.built = True
+
+    def call(
+        self, x, padding_mask, states=False, skip_last_block=False, training=None
+    ):
+        mask = attention_mask(padding_mask)
+        table = self._relative_table()
+        hidden = [x]
+        blocks = self.blocks[:-1] if skip_last_block else self.blocks
+        for block in blocks:
+            output = block(
+                hidden[-1],
+                relative_embeddings=table,
+                attention_mask=mask,
+                training=training,
+            )
+            if len(hidden) == 1 and self.convolution is not None:
+                output = self.convolution(
+                    x, output, token_mask(padding_mask), training=training
+                )
+            hidden.append(output)
+        return hidden if states else hidden[-1]
+
+    def last_block(
+        self, query, memory, padding_mask, query_positions=None, training=None
+    ):
+        """Runs the last block with queries of one's own.
+
+        Args:
+            query: (b, q, hidden).
+            memory: (b, l, hidden), what keys and values are made of.
+            padding_mask: (b, l) or (b, l, l), of the memory.
+            query_positions: int (b, q), where in the memory the queries stand;
+                None: all its positions.
+
+        Returns:
+            (b, q, hidden).
+        """
+        mask = attention_mask(padding_mask)
+        if query_positions is not None:
+            mask = select_rows(tf.cast(mask, "float32"), query_positions) > 0
+        return self.blocks[-1](
+            query,
+            memory=memory,
+            relative_embeddings=self._relative_table(),
+            attention_mask=mask,
+            query_positions=query_positions,
+            training=training,
+        )
+
+    def _relative_table(self):
+        if self.relative_norm is None:
+            return self.relative_embeddings
+        return self.relative_norm(self.relative_embeddings)
+
+    @property
+    def _relative_positions(self) -> RelativePositions:
+        return self.blocks[0].attention.relative_positions
+
+    def compute_output_spec(
+        self, x, padding_mask, states=False, skip_last_block=False, training=None
+    ):
+        output = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+        if not states:
+            return output
+        count = self.num_layers + (0 if skip_last_block else 1)
+        return [keras.KerasTensor(x.shape, output.dtype) for _ in range(count)]
+
+    def get_config(self):
+        block = self.blocks[0].get_config()
+        for name in ("name", "dtype", "trainable"):
+            block.pop(name)
+        convolution = self.convolution and self.convolution.get_config()
+        return {
+            **super().get_config(),
+            "num_layers": self.num_layers,
+            "block": block,
+            "normalize_relative_embeddings": self.normalize_relative_embeddings,
+            "convolution_kernel_size": convolution["kernel_size"] if convolution else 0,
+            "convolution_groups": convolution["groups"] if convolution else 1,
+            "convolution_activation": (
+                convolution["activation"] if convolution else "gelu"
+            ),
+        }
+
+
+def attention_mask(padding_mask):
+    """Which query may look at which key, bool (b, l, l), from a mask of either rank.
+
+    Of a mask (b, l), padded queries look nowhere either (SPEC 1.7).
+    """
+    mask = tf.cast(padding_mask, "bool")
+    if mask.shape.rank == 3:
+        return mask
+    return tf.logical_and(mask[:, :, None], mask[:, None, :])

@@ -1,0 +1,93 @@
+"""Files written whole or not at all, and commands whose mistakes are one line."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+
+
+class UsageError(ValueError):
+    """A mistake of the caller of a command: told in one line, no traceback."""
+
+
+def atomic_write(path, data):
+    """Writes `data` to `path` under a temporary name, then renames.
+
+    Args:
+        path: str. The file to make or replace; its folder must exist.
+        data: bytes, or str (written as UTF-8).
+    """
+    data = data.encode("utf-8") if isinstance(data, str) else data
+    folder, name = os.path.split(os.path.abspath(path))
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path, value):
+    """Writes `value` as indented JSON, whole or not at all."""
+    atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def atomic_directory(path):
+    """Yields a temporary sibling folder that becomes `path` on success.
+
+    An existing `path` is replaced; on an exception it stays as it was.
+    """
+    path = os.path.abspath(path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = tempfile.mkdtemp(
+        prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path)
+    )
+    os.chmod(temporary, 0o777 & ~_umask())
+    try:
+        yield temporary
+        if os.path.isdir(path):
+            # A folder can't be renamed over a full one: step the old one aside.
+            discarded = temporary + ".old"
+            os.rename(path, discarded)
+            os.rename(temporary, path)
+            shutil.rmtree(discarded)
+        else:
+            os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def run_command(main, argv=None):
+    """Runs `main(argv)`; a mistake of the user becomes one line and exit code 2.
+
+    Exit codes: what `main` returns (None: 0), 2 for a mistake, 130 for Ctrl-C.
+    """
+    try:
+        code = main(argv)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        message = " ".join(str(error).split())
+        sys.exit(_report(f"error: {message}"))
+    sys.exit(code or 0)
+
+
+def _report(line):
+    print(line, file=sys.stderr)
+    return 2
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,77 @@
+"""What every test stands on: a quiet, seeded, two-threaded TensorFlow."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import io  # noqa: E402
+import pathlib  # noqa: E402
+import random  # noqa: E402
+
+import keras  # noqa: E402
+import pytest  # noqa: E402
+import sentencepiece  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+tf.config.threading.set_intra_op_parallelism_threads(2)
+tf.config.threading.set_inter_op_parallelism_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds():
+    keras.utils.set_random_seed(20210503)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Folder of the numbers that other people's code computed."""
+    return pathlib.Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def sentences():
+    """400 English-like sentences, the same in every run."""
+    return _make_sentences(count=400)
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_proto(sentences):
+    """Serialized SentencePiece model of 100 pieces in DeBERTa v3's layout of ids."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        vocab_size=100,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        pad_piece="[PAD]",
+        bos_piece="[CLS]",
+        eos_piece="[SEP]",
+        unk_piece="[UNK]",
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def _make_sentences(count):
+    choose = random.Random(7).choice
+    subjects = (
+        "the old captain|my sister|a grey cat|nobody|the jury|Doctor Quinn|"
+        "our neighbours|every third passenger|the gardener's apprentice"
+    ).split("|")
+    verbs = (
+        "watched|painted|remembers|is mending|never liked|sold|explained|"
+        "has forgotten|will exchange|juggles with"
+    ).split("|")
+    objects = (
+        "the harbour|two wooden boats|that song|a letter from Oslo|frozen peas|"
+        "the theory of knots|her bicycle|an unusual umbrella|15 violins"
+    ).split("|")
+    endings = ".| yesterday.| at half past nine.|, they say.|?|!".split("|")
+    return [
+        f"{choose(subjects)} {choose(verbs)} {choose(objects)}{choose(endings)}"
+        for _ in range(count)
+    ]

@@ -1,0 +1,341 @@
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deberta_tf.attention import DisentangledSelfAttention, position_scores
+from deberta_tf.relative_position import RelativePositions
+from tests import reference
+from tests.layer_checks import run_layer_checks
+
+HIDDEN, HEADS, WIDTH = 12, 3, 5
+# Float32 against float64 at scores of a few units: some roundings of 6e-8 each.
+TOLERANCE = 1e-5
+FORMS = ("gather", "shift")
+
+
+def make_layer(positions, **kwargs):
+    return DisentangledSelfAttention(HEADS, WIDTH, positions, **kwargs)
+
+
+def make_inputs(positions, query_length, key_length, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return tf.constant(rng.normal(size=shape), "float32")
+
+    inputs = {
+        "query": normal(2, query_length, HIDDEN),
+        "memory": normal(2, key_length, HIDDEN),
+        "relative_embeddings": normal(positions.num_rows, HIDDEN),
+        "attention_mask": tf.constant(rng.random((2, query_length, key_length)) > 0.3),
+    }
+    return inputs
+
+
+def randomize(layer, seed=1):
+    rng = np.random.default_rng(seed)
+    for weight in layer.weights:
+        weight.assign(rng.normal(size=weight.shape) * 0.5)
+
+
+def oracle(layer, inputs, query_positions=None):
+    """The layer's output by the NumPy loops of `reference`."""
+    dense = {
+        "query": layer.query_dense,
+        "key": layer.key_dense,
+        "value": layer.value_dense,
+        "position_key": layer.position_key_dense,
+        "position_query": layer.position_query_dense,
+        "attention_output": layer.output_dense,
+    }
+    weights = {
+        name: (
+            projection.kernel.numpy().astype("float64"),
+            projection.bias.numpy().astype("float64") if projection.use_bias else 0.0,
+        )
+        for name, projection in dense.items()
+    }
+    positions = layer.relative_positions
+
+    def row(distance):
+        return reference.table_row(
+            distance,
+            positions.bucket_size,
+            positions.max_distance,
+            positions.clamp_distances,
+        )
+
+    inputs = {name: value.numpy().astype("float64") for name, value in inputs.items()}
+    examples = []
+    for b in range(len(inputs["query"])):
+        at = np.arange(inputs["query"].shape[1])
+        if query_positions is not None:
+            at = query_positions[b]
+        examples.append(
+            reference.attention(
+                inputs["query"][b],
+                inputs["memory"][b],
+                inputs["relative_embeddings"],
+                inputs["attention_mask"][b] > 0,
+                weights,
+                HEADS,
+                layer.position_terms,
+                row,
+                at,
+            )
+        )
+    return np.stack(examples)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "bucket_size, max_distance", [(0, 3), (0, 40), (4, 8), (5, 12), (8, 32)]
+)
+@pytest.mark.parametrize("lengths", [(1, 1), (9, 9), (17, 17), (4, 11), (11, 4)])
+def test_attention_agrees_with_loops_over_pairs(
+    form, bucket_size, max_distance, lengths
+):
+    positions = RelativePositions(bucket_size, max_distance)
+    layer = make_layer(positions, attention_form=form)
+    inputs = make_inputs(positions, *lengths)
+    layer(**inputs)
+    randomize(layer)
+    np.testing.assert_allclose(
+        layer(**inputs), oracle(layer, inputs), atol=TOLERANCE, rtol=TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("key_bias", [True, False])
+@pytest.mark.parametrize("terms", [("c2p", "p2c"), ("c2p",), ("p2c",), ()])
+def test_each_ablation_agrees_with_loops(form, share, key_bias, terms):
+    positions = RelativePositions(4, 8)
+    layer = make_layer(
+        positions,
+        position_terms=terms,
+        share_position_projections=share,
+        key_bias=key_bias,
+        attention_form=form,
+    )
+    inputs = make_inputs(positions, 10, 10)
+    layer(**inputs)
+    randomize(layer)
+    np.testing.assert_allclose(
+        layer(**inputs), oracle(layer, inputs), atol=TOLERANCE, rtol=TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_queries_stand_where_they_are_told(form):
+    positions = RelativePositions(4, 8)
+    layer = make_layer(positions, attention_form=form)
+    inputs = make_inputs(positions, 5, 13)
+    # Twice the same position in one row, and the first and last of all.
+    at = np.array([[0, 12, 3, 3, 7], [1, 1, 0, 11, 12]])
+    layer(**inputs)
+    randomize(layer)
+    np.testing.assert_allclose(
+        layer(**inputs, query_positions=tf.constant(at)),
+        oracle(layer, inputs, at),
+        atol=TOLERANCE,
+        rtol=TOLERANCE,
+    )
+
+
+@pytest.mark.parametrize("terms", [("c2p", "p2c"), ("c2p",), ("p2c",)])
+@pytest.mark.parametrize("chosen", [False, True])
+def test_forms_agree_in_value_and_gradient(terms, chosen):
+    positions = RelativePositions(8, 16)
+    inputs = make_inputs(positions, 6 if chosen else 21, 21)
+    at = tf.constant([[20, 0, 4, 4, 9, 13], [1, 2, 3, 5, 8, 13]]) if chosen else None
+    results = []
+    for form in FORMS:
+        layer = make_layer(positions, position_terms=terms, attention_form=form)
+        layer.build(inputs["query"].shape)
+        randomize(layer)
+        table = tf.Variable(inputs["relative_embeddings"])
+        with tf.GradientTape() as tape:
+            values = {**inputs, "relative_embeddings": table}
+            output = layer(**values, query_positions=at)
+            factors = np.sin(np.arange(tf.size(output))).reshape(output.shape)
+            loss = tf.reduce_sum(output * factors.astype("float32"))
+        variables = [w.value for w in layer.weights] + [table]
+        results.append([output, *tape.gradient(loss, variables)])
+    for name, one, other in zip(itertools.count(), *results, strict=False):
+        np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5, err_msg=str(name))
+
+
+def test_the_worked_example_of_integers():
+    """SPEC 1.1: one head, no scale, no buckets, k = 2, three tokens."""
+
+    def column(*values):
+        return tf.constant(values, "float32")[:, None]
+
+    query, key = column(1, 10, 100)[None, None], column(1, 2, 3)[None, None]
+    position_key, position_query = column(1, 2, 3, 4), column(10, 20, 30, 40)
+    for form in FORMS:
+        terms = position_scores(
+            query,
+            key,
+            position_key[None],
+            position_query[None],
+            RelativePositions(0, 2),
+            form,
+        )
+        total = tf.matmul(query, key, transpose_b=True) + terms
+        expected = [[34, 44, 34], [90, 110, 110], [540, 680, 690]]
+        np.testing.assert_array_equal(total[0, 0], expected)
+
+
+def test_the_shift_gathers_table_rows_only():
+    positions = RelativePositions(8, 16)
+    gathers = {}
+    for form in FORMS:
+        layer = make_layer(positions, attention_form=form)
+        inputs = make_inputs(positions, 20, 20)
+        layer(**inputs)
+
+        @tf.function
+        def loss_gradient(values, layer=layer):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(layer(**values) ** 2)
+            return tape.gradient(loss, [w.value for w in layer.weights])
+
+        graph = loss_gradient.get_concrete_function(inputs).graph
+        gathers[form] = [
+            op
+            for op in graph.get_operations()
+            if op.type in ("GatherV2", "GatherNd", "ScatterNd") and op.inputs[0].shape.rank > 3
+        ]
+    assert gathers["gather"] and not gathers["shift"]
+
+
+def test_the_table_is_projected_once_whatever_the_batch():
+    positions = RelativePositions(8, 16)
+    layer = make_layer(positions, attention_form="shift")
+    inputs = make_inputs(positions, 20, 20)
+    layer(**inputs)
+
+    @tf.function
+    def gradients(values):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(**values) ** 2)
+        return tape.gradient(loss, [w.value for w in layer.weights])
+
+    spec = {
+        name: tf.TensorSpec(
+            value.shape if name == "relative_embeddings" else [37, *value.shape[1:]],
+            value.dtype,
+        )
+        for name, value in inputs.items()
+    }
+    graph = gradients.get_concrete_function(spec).graph
+    width = positions.num_rows, 40  # rows of the table, and of its diagonals
+    repeated = [
+        op
+        for op in graph.get_operations()
+        for output in op.outputs
+        if output.shape.rank == 4
+        and output.shape[:2].as_list() in ([37, HEADS], [HEADS, 37])
+        and output.shape[2] in width
+        and output.shape[3] == WIDTH
+    ]
+    assert not repeated
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_dynamic_length_computes_what_a_static_one_does(form):
+    positions = RelativePositions(4, 8)
+    layer = make_layer(positions, attention_form=form)
+    inputs = make_inputs(positions, 11, 11)
+    expected = layer(**inputs)
+    spec = {
+        name: tf.TensorSpec(
+            value.shape if value.shape.rank == 2 else [None] * 2 + value.shape[2:],
+            value.dtype,
+        )
+        for name, value in inputs.items()
+    }
+    spec["attention_mask"] = tf.TensorSpec([None] * 3, tf.bool)
+    dynamic = tf.function(lambda values: layer(**values), input_signature=[spec])
+    np.testing.assert_allclose(dynamic(inputs), expected, atol=1e-6)
+
+
+def test_a_query_without_keys_gets_the_output_bias_alone():
+    positions = RelativePositions(4, 8)
+    layer = make_layer(positions)
+    inputs = make_inputs(positions, 6, 6)
+    inputs["attention_mask"] = tf.zeros([2, 6, 6], tf.bool)
+    layer(**inputs)
+    randomize(layer)
+    output = layer(**inputs).numpy()
+    bias = np.broadcast_to(layer.output_dense.bias.numpy(), output.shape)
+    np.testing.assert_array_equal(output, bias)
+
+
+def test_returned_scores_are_probabilities():
+    positions = RelativePositions(4, 8)
+    layer = make_layer(positions)
+    inputs = make_inputs(positions, 6, 9)
+    _, scores = layer(**inputs, return_attention_scores=True)
+    assert scores.shape == (2, HEADS, 6, 9)
+    np.testing.assert_allclose(tf.reduce_sum(scores, -1), 1.0, atol=1e-6)
+
+
+def test_table_dropout_is_the_same_for_all_examples():
+    positions = RelativePositions(4, 8)
+    layer = make_layer(positions, table_dropout=0.5, position_terms=("c2p",))
+    inputs = make_inputs(positions, 8, 8)
+    one = {
+        name: value
+        if name == "relative_embeddings"
+        else tf.repeat(value[:1], 3, axis=0)
+        for name, value in inputs.items()
+    }
+    first, second = (layer(**one, training=True).numpy() for _ in range(2))
+    np.testing.assert_allclose(first[0], first[2], atol=1e-6)
+    assert np.abs(first - second).max() > 1e-3
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_layer_keeps_the_contract(form):
+    positions = RelativePositions(4, 8)
+    inputs = make_inputs(positions, 7, 7)
+    run_layer_checks(
+        DisentangledSelfAttention,
+        {
+            "num_heads": HEADS,
+            "head_dim": WIDTH,
+            "relative_positions": positions,
+            "share_position_projections": False,
+            # A bias on the keys of positions has no gradient: it adds the same to
+            # the scores of all keys of a query.
+            "key_bias": False,
+            "attention_form": form,
+        },
+        {name: value.numpy() for name, value in inputs.items()},
+        expected_output_shape=(2, 7, HIDDEN),
+        expected_num_weights=10,
+    )
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [("attention_form", "diagonal"), ("position_terms", ("c2p", "p2p"))],
+)
+def test_unknown_choices_are_refused_by_name(argument, value):
+    with pytest.raises(ValueError, match=argument):
+        make_layer(RelativePositions(4, 8), **{argument: value})
+
+
+def test_projections_start_from_different_numbers():
+    layer = make_layer(
+        RelativePositions(4, 8), kernel_initializer=keras.initializers.RandomNormal()
+    )
+    layer.build((None, None, HIDDEN))
+    query, key = layer.query_dense.kernel.numpy(), layer.key_dense.kernel.numpy()
+    assert not np.allclose(query, key)
