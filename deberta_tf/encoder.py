@@ -134,7 +134,7 @@ class NgramConvolution(keras.layers.Layer):
     Call arguments:
         embeddings: (b, l, hidden), input of the first block.
         output: (b, l, hidden), output of the first block.
-        mask: bool (b, l), True at tokens.
+        padding_mask: bool (b, l), True at tokens.
 
     Returns:
         (b, l, hidden), zero at padding.
@@ -177,8 +177,8 @@ class NgramConvolution(keras.layers.Layer):
         self.layer_norm.build((None, None, hidden_dim))
         self.built = True
 
-    def call(self, embeddings, output, mask, training=None):
-        mask = tf.cast(mask, self.compute_dtype)[..., None]
+    def call(self, embeddings, output, padding_mask, training=None):
+        mask = tf.cast(padding_mask, self.compute_dtype)[..., None]
         x = self.convolution(embeddings) * mask
         x = self.activation(self.dropout(x, training=training))
         return self.layer_norm(output + x) * mask

@@ -1,0 +1,25 @@
+"""DeBERTa v1, v2 and v3 in TensorFlow and Keras: pretrain, fine-tune, serve."""
+
+from deberta_tf.attention import DisentangledSelfAttention
+from deberta_tf.backbone import DebertaBackbone
+from deberta_tf.heads import EnhancedMaskDecoder
+from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
+from deberta_tf.masking import NgramMasker
+from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
+from deberta_tf.tokenizers import (
+    DebertaBytePairTokenizer,
+    DebertaSentencePieceTokenizer,
+)
+
+__all__ = [
+    "DebertaBackbone",
+    "DebertaBytePairTokenizer",
+    "DebertaMaskedLM",
+    "DebertaMaskedLMPreprocessor",
+    "DebertaSentencePieceTokenizer",
+    "DebertaTextClassifier",
+    "DebertaTextClassifierPreprocessor",
+    "DisentangledSelfAttention",
+    "EnhancedMaskDecoder",
+    "NgramMasker",
+]

@@ -1,0 +1,116 @@
+"""What all tasks share: raw inputs or ids, foreign folders, export."""
+
+import keras
+
+from deberta_tf import checkpoints, files
+from deberta_tf.backbone import DebertaBackbone
+from deberta_tf.distribution import StrategyFit
+
+
+class DebertaTask(StrategyFit):
+    """Base of the tasks: backbone, then `head(states, inputs)`.
+
+    It stands before KerasHub's own class of the task, as in `class
+    DebertaMaskedLM(DebertaTask, keras_hub.models.MaskedLM)`, so that
+    `keras_hub.models.MaskedLM.from_preset` finds ours. It can't derive from
+    `keras_hub.models.Task` itself: Keras rewrites the bases of functional models, and
+    fails on a class that comes to `keras.Model` by two ways.
+
+    `fit`, `evaluate` and `predict` take raw strings, which the preprocessor turns
+    to ids, or a dict of ids, which passes as it is.
+
+    Args:
+        backbone: `DebertaBackbone`.
+        head: layer, called with the hidden states (embeddings first) and the inputs.
+        preprocessor: KerasHub preprocessor, or None for ids only.
+        extra_inputs: tuple of str. Names of int (b, p) inputs besides the backbone's.
+        skip_last_block: bool. Whether the head does without the last hidden state.
+    """
+
+    backbone_cls = DebertaBackbone
+
+    def __init__(
+        self,
+        backbone,
+        head,
+        preprocessor=None,
+        extra_inputs=(),
+        skip_last_block=False,
+        **kwargs,
+    ):
+        self.backbone = backbone
+        self.head = head
+        self.preprocessor = preprocessor
+        self.skip_last_block = skip_last_block
+        check_vocabulary(backbone, preprocessor)
+        inputs = dict(backbone.input)
+        for name in extra_inputs:
+            inputs[name] = keras.Input((None,), dtype="int32", name=name)
+        super().__init__(inputs=inputs, outputs=self.call(inputs), **kwargs)
+        # Keras would hold a padding mask to the rank of its symbolic input, and
+        # refuse a call without the optional inputs.
+        self.input_spec = None
+
+    def call(self, inputs, training=None, mask=None):
+        states = self.backbone.embeddings(inputs, training=training)
+        states = self.backbone.encoder(
+            states,
+            inputs["padding_mask"],
+            states=True,
+            skip_last_block=self.skip_last_block,
+            training=training,
+        )
+        return self.head(states, inputs, training=training)
+
+    def preprocess_samples(self, x, y=None, sample_weight=None):
+        if isinstance(x, dict) and "token_ids" in x:
+            return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+        return super().preprocess_samples(x, y, sample_weight)
+
+    def save_to_preset(self, preset_dir, max_shard_size=10):
+        """Saves config, weights and tokenizer to a folder, whole or not at all."""
+        with files.atomic_directory(preset_dir) as temporary:
+            super().save_to_preset(temporary, max_shard_size=max_shard_size)
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, **kwargs):
+        """Loads a task from a folder, or builds a published size.
+
+        Args:
+            preset: str, as `DebertaBackbone.from_preset` takes it. A preset of
+                another task, or of a backbone alone, gets a fresh head.
+            load_weights: bool. False: fresh weights.
+            kwargs: constructor arguments of the task; `dtype` goes to the backbone.
+        """
+        if checkpoints.foreign_config(preset, load_weights) is None:
+            task = super().from_preset(preset, load_weights=load_weights, **kwargs)
+            check_vocabulary(task.backbone, task.preprocessor)
+            return task
+        dtype = kwargs.pop("dtype", None)
+        backbone = DebertaBackbone.from_preset(
+            preset, load_weights=load_weights, dtype=dtype
+        )
+        if load_weights:
+            kwargs = {**cls.foreign_arguments(preset), **kwargs}
+        task = cls(backbone, **kwargs)
+        if load_weights:
+            checkpoints.assign(task.weights, checkpoints.read_tensors(preset))
+        return task
+
+    @classmethod
+    def foreign_arguments(cls, preset):
+        """Constructor arguments that a Hugging Face / Microsoft folder tells."""
+        return {}
+
+
+def check_vocabulary(backbone, preprocessor):
+    """Refuses a tokenizer whose ids the token table does not have."""
+    tokenizer = preprocessor and preprocessor.tokenizer
+    if tokenizer is None or not tokenizer.has_vocabulary:
+        return  # A preset loads the vocabulary after it has built the task.
+    size = tokenizer.vocabulary_size()
+    if size > backbone.vocabulary_size:
+        raise ValueError(
+            "The tokenizer has more tokens than the model has rows. Received: "
+            f"a tokenizer of {size}, vocabulary_size={backbone.vocabulary_size}"
+        )

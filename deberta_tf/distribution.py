@@ -1,0 +1,62 @@
+"""The training step that all tasks share.
+
+The private Keras hooks it stands on are listed in `PRIVATE_HOOKS`; a test fails by
+name when a version of Keras lacks one.
+"""
+
+import keras
+import tensorflow as tf
+
+PRIVATE_HOOKS = ("_compute_loss", "_loss_tracker", "_call_has_training_arg")
+
+
+class StrategyFit:
+    """Mixin of `keras.Model`: a training step with clipping after the gradients meet.
+
+    Clipping belongs to `compile`, not to the optimizer: Keras clips each replica's
+    gradients before they are summed, which is not the clipped gradient of the batch.
+    """
+
+    global_clipnorm = None
+
+    def compile(self, *args, global_clipnorm=None, **kwargs):
+        """`keras.Model.compile`, and how gradients are clipped.
+
+        Args:
+            global_clipnorm: float. Longest gradient over all parameters together;
+                None: no clipping.
+
+        Raises:
+            ValueError: if the optimizer clips by itself.
+        """
+        optimizer = kwargs.get("optimizer", args[0] if args else None)
+        for name in ("clipnorm", "clipvalue", "global_clipnorm"):
+            if getattr(optimizer, name, None) is not None:
+                raise ValueError(
+                    "Gradient clipping is an argument of compile(global_clipnorm=…), "
+                    f"not of the optimizer. Received: an optimizer with {name}="
+                    f"{getattr(optimizer, name)}"
+                )
+        self.global_clipnorm = global_clipnorm
+        super().compile(*args, **kwargs)
+
+    def train_step(self, data):
+        """One step: loss, gradients, clipping, update. Returns the metrics."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        variables = self.trainable_variables
+        with tf.GradientTape() as tape:
+            predictions = self(x, training=True)
+            loss = self._compute_loss(
+                x=x, y=y, y_pred=predictions, sample_weight=sample_weight, training=True
+            )
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, [v.value for v in variables])
+        self._loss_tracker.update_state(loss, sample_weight=tf.shape(predictions)[0])
+        if self.global_clipnorm is not None:
+            # Under loss scaling (float16) the gradients carry its factor.
+            factor = self.optimizer.scale_loss(tf.ones([]))
+            gradients, _ = tf.clip_by_global_norm(
+                gradients, self.global_clipnorm * factor
+            )
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return self.compute_metrics(x, y, predictions, sample_weight=sample_weight)

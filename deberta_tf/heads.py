@@ -1,0 +1,239 @@
+"""What stands on the encoder: the enhanced mask decoder and the heads of tasks.
+
+A head is called with the encoder's hidden states, embeddings first, and the inputs
+of the model.
+"""
+
+import keras
+import tensorflow as tf
+
+from deberta_tf.embeddings import check_absolute_length, table_initializer
+from deberta_tf.relative_position import dimensions, select_rows
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class EnhancedMaskDecoder(keras.layers.Layer):
+    """Decodes masked tokens with absolute positions (section 3.2 of the paper).
+
+    The first query is the absolute position plus the memory, the state before the
+    last block; keys and values are always made of the memory. The last block of
+    the encoder, its weights shared, runs `num_steps` times.
+
+    Args:
+        num_positions: int. Rows of the absolute-position table.
+        embedding_dim: int. Width of the table.
+        num_steps: int. Runs of the last block; 2 in every published model.
+
+    Call arguments:
+        memory: (b, l, hidden), state of the block before the last.
+        padding_mask: (b, l) or (b, l, l).
+        last_block: the encoder's `last_block`.
+        project: callable from the table's width to that of the memory.
+        mask_positions: int (b, p), positions to decode; None: all.
+
+    Returns:
+        (b, p, hidden), or (b, l, hidden) for all positions.
+
+    Source: SPEC 3.1. Queries do not look at each other, so decoding some
+    positions only is exact. A table narrower than the hidden states is projected
+    like tokens are: our extension.
+    """
+
+    def __init__(self, num_positions, embedding_dim, num_steps=2, **kwargs):
+        super().__init__(**kwargs)
+        self.num_positions = num_positions
+        self.embedding_dim = embedding_dim
+        self.num_steps = num_steps
+        self.position_embedding = keras.layers.Embedding(
+            num_positions,
+            embedding_dim,
+            embeddings_initializer=table_initializer(),
+            dtype=self.dtype_policy,
+            name="position_embedding",
+        )
+
+    def build(self, memory_shape):
+        self.position_embedding.build((None, None))
+        self.built = True
+
+    def call(
+        self,
+        memory,
+        padding_mask,
+        last_block,
+        project,
+        mask_positions=None,
+        training=None,
+    ):
+        length = dimensions(memory)[1]
+        check_absolute_length(length, self.num_positions)
+        at = tf.range(length) if mask_positions is None else mask_positions
+        query = project(self.position_embedding(at))
+        if mask_positions is None:
+            query += memory
+        else:
+            query += select_rows(memory, mask_positions)
+        for _ in range(self.num_steps):
+            query = last_block(
+                query,
+                memory,
+                padding_mask,
+                query_positions=mask_positions,
+                training=training,
+            )
+        return query
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_positions": self.num_positions,
+            "embedding_dim": self.embedding_dim,
+            "num_steps": self.num_steps,
+        }
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class MaskedLMHead(keras.layers.Layer):
+    """Logits over the vocabulary, tied to the token table.
+
+    Where the encoder has no absolute positions at its input, the states come from
+    an `EnhancedMaskDecoder` that shares the encoder's last block.
+
+    Args:
+        backbone: `DebertaBackbone`, whose token table and last block are shared.
+
+    Call arguments:
+        states: hidden states, embeddings first; with a decoder the last may be
+            left out.
+        inputs: dict with `padding_mask` and, to decode some positions only,
+            `mask_positions` int (b, p).
+
+    Returns:
+        float32 (b, p, vocabulary), or (b, l, vocabulary) without `mask_positions`.
+
+    Source: SPEC 3.1, 3.2.
+    """
+
+    def __init__(self, backbone, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone = backbone
+        self.decoder = None
+        if not backbone.absolute_position_input:
+            self.decoder = EnhancedMaskDecoder(
+                backbone.max_sequence_length,
+                backbone.embedding_dim,
+                dtype=self.dtype_policy,
+                name="decoder",
+            )
+        self.dense = keras.layers.Dense(
+            backbone.embedding_dim,
+            activation=backbone.activation,
+            kernel_initializer=table_initializer(),
+            dtype=self.dtype_policy,
+            name="dense",
+        )
+        self.layer_norm = keras.layers.LayerNormalization(
+            epsilon=backbone.layer_norm_epsilon,
+            dtype=self.dtype_policy,
+            name="layer_norm",
+        )
+
+    def build(self, *_):
+        backbone = self.backbone
+        if self.decoder is not None:
+            self.decoder.build((None, None, backbone.hidden_dim))
+        self.dense.build((None, None, backbone.hidden_dim))
+        self.layer_norm.build((None, None, backbone.embedding_dim))
+        self.bias = self.add_weight(
+            shape=(backbone.vocabulary_size,), initializer="zeros", name="bias"
+        )
+        self.built = True
+
+    def call(self, states, inputs, training=None):
+        x = self._decoded(states, inputs, training)
+        x = self.layer_norm(self.dense(x))
+        table = tf.cast(self.backbone.token_embedding.embeddings, x.dtype)
+        logits = tf.matmul(x, table, transpose_b=True)
+        return tf.cast(logits, "float32") + tf.cast(self.bias, "float32")
+
+    def _decoded(self, states, inputs, training):
+        positions = inputs.get("mask_positions")
+        num_layers = self.backbone.num_layers
+        if self.decoder is not None:
+            return self.decoder(
+                states[num_layers - 1],
+                inputs["padding_mask"],
+                last_block=self.backbone.encoder.last_block,
+                project=self.backbone.embeddings.project,
+                mask_positions=positions,
+                training=training,
+            )
+        last = states[num_layers]
+        return last if positions is None else select_rows(last, positions)
+
+    def compute_output_spec(self, states, inputs, training=None):
+        rows = inputs.get("mask_positions", inputs["token_ids"]).shape
+        return keras.KerasTensor((*rows, self.backbone.vocabulary_size), "float32")
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class ClassificationHead(keras.layers.Layer):
+    """Pooler over the first token, then logits.
+
+    Args:
+        num_classes: int. 1: a regression score.
+        hidden_dim: int. Width of the pooler.
+        activation: Keras activation of the pooler.
+        dropout: float. Rate before the logits.
+
+    Call arguments:
+        states: hidden states, the last one is pooled.
+        inputs: dict of the model's inputs; nothing of it is read.
+
+    Returns:
+        float32 (b, num_classes).
+
+    Source: SPEC 2.4.
+    """
+
+    def __init__(
+        self, num_classes, hidden_dim, activation="gelu", dropout=0.0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.hidden_dim = hidden_dim
+        self.pooler = self._make_dense(hidden_dim, "pooler", activation)
+        self.dropout = keras.layers.Dropout(
+            dropout, dtype=self.dtype_policy, name="dropout"
+        )
+        self.logits = self._make_dense(num_classes, "logits")
+
+    def build(self, *_):
+        self.pooler.build((None, self.hidden_dim))
+        self.logits.build((None, self.hidden_dim))
+        self.built = True
+
+    def call(self, states, inputs, training=None):
+        pooled = self.dropout(self.pooler(states[-1][:, 0]), training=training)
+        return tf.cast(self.logits(pooled), "float32")
+
+    def _make_dense(self, units, name, activation=None):
+        return keras.layers.Dense(
+            units,
+            activation=activation,
+            kernel_initializer=table_initializer(),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def compute_output_spec(self, states, inputs, training=None):
+        return keras.KerasTensor((states[-1].shape[0], self.num_classes), "float32")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "hidden_dim": self.hidden_dim,
+            "activation": keras.activations.serialize(self.pooler.activation),
+            "dropout": self.dropout.rate,
+        }

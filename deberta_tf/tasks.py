@@ -1,0 +1,165 @@
+"""Fine-tuning tasks on the encoder: the text classifier and its preprocessor."""
+
+import os
+
+import keras
+import keras_hub
+
+from deberta_tf import checkpoints, files, serving
+from deberta_tf.backbone import DebertaBackbone
+from deberta_tf.base_task import DebertaTask
+from deberta_tf.heads import ClassificationHead
+from deberta_tf.packing import pack_strings
+from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class DebertaTextClassifierPreprocessor(keras_hub.models.TextClassifierPreprocessor):
+    """Raw strings, or pairs of them, to rows of ids.
+
+    Args:
+        tokenizer: `DebertaSentencePieceTokenizer` or `DebertaBytePairTokenizer`.
+        sequence_length: int. Tokens a row, special ones included. What is longer
+            loses tokens at the end of its longest segment.
+
+    Call arguments:
+        x: strings (b,), or a tuple of two for pairs; or one string or pair, and no
+            axis b in what is returned.
+
+    Returns:
+        dict of int32 `token_ids`, `padding_mask`, `segment_ids`, each
+        (b, sequence_length); followed by `y` and `sample_weight` where given.
+    """
+
+    backbone_cls = DebertaBackbone
+    tokenizer_cls = DebertaSentencePieceTokenizer
+
+    def __init__(self, tokenizer, sequence_length=512, **kwargs):
+        super().__init__(tokenizer, sequence_length=sequence_length, **kwargs)
+
+    def build(self, input_shape):
+        self.built = True
+
+    def call(self, x, y=None, sample_weight=None):
+        x = pack_strings(self.tokenizer, x, self.sequence_length)
+        return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+
+    def get_config(self):
+        config = keras_hub.models.Preprocessor.get_config(self)
+        return {**config, "sequence_length": self.sequence_length}
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class DebertaTextClassifier(DebertaTask, keras_hub.models.TextClassifier):
+    """Classifies a text or a pair of texts, or scores it.
+
+    Args:
+        backbone: `DebertaBackbone`.
+        num_classes: int. 1: regression.
+        labels: list of str, names of the classes in the order of the logits.
+        dropout: float. Rate before the logits; None: the backbone's.
+        pooler_activation: Keras activation.
+        preprocessor: `DebertaTextClassifierPreprocessor`, or None for ids only.
+
+    Returns:
+        Logits, float32 (b, num_classes).
+
+    Example:
+
+    >>> classifier = DebertaTextClassifier(DebertaBackbone(1000, 2, 4, 64, 256), 3)
+    >>> classifier.fit(dataset_of_ids_labels)
+    """
+
+    preprocessor_cls = DebertaTextClassifierPreprocessor
+
+    def __init__(
+        self,
+        backbone,
+        num_classes,
+        labels=None,
+        dropout=None,
+        pooler_activation="gelu",
+        preprocessor=None,
+        **kwargs,
+    ):
+        if labels is not None and len(labels) != num_classes:
+            raise ValueError(
+                "labels must name every class. Received: "
+                f"num_classes={num_classes}, {len(labels)} labels"
+            )
+        head = ClassificationHead(
+            num_classes,
+            backbone.hidden_dim,
+            activation=pooler_activation,
+            dropout=backbone.dropout if dropout is None else dropout,
+            dtype=backbone.dtype_policy,
+            name="head",
+        )
+        self.num_classes = num_classes
+        super().__init__(backbone, head, preprocessor, **kwargs)
+        self.labels = None if labels is None else list(labels)
+
+    def compile(self, optimizer="auto", loss="auto", *, metrics="auto", **kwargs):
+        """Defaults: Adam 5e-5; cross-entropy and accuracy, or squared error."""
+        regression = self.num_classes == 1
+        if optimizer == "auto":
+            optimizer = keras.optimizers.Adam(5e-5)
+        if loss == "auto":
+            loss = (
+                keras.losses.MeanSquaredError()
+                if regression
+                else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            )
+        if metrics == "auto":
+            metrics = (
+                [keras.metrics.RootMeanSquaredError("root_mean_squared_error")]
+                if regression
+                else [keras.metrics.SparseCategoricalAccuracy("accuracy")]
+            )
+        super().compile(optimizer, loss, metrics=metrics, **kwargs)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "labels": self.labels,
+            "dropout": self.head.dropout.rate,
+            "pooler_activation": keras.activations.serialize(
+                self.head.pooler.activation
+            ),
+        }
+
+    def export_for_serving(self, directory, version=1):
+        """Writes `directory/version`, a SavedModel that answers raw strings.
+
+        Args:
+            directory: str. Folder of the model's versions, as TF Serving reads it.
+            version: int.
+
+        Returns:
+            str, the folder written.
+
+        Raises:
+            ValueError: if that version exists, or the task has no preprocessor.
+        """
+        path = os.path.join(directory, str(version))
+        if os.path.exists(path):
+            raise ValueError(
+                f"{path!r} exists: a served version is never overwritten. Pass "
+                "another version"
+            )
+        if self.preprocessor is None:
+            raise ValueError("A task without a preprocessor can't serve raw strings")
+
+        def pack(texts):
+            limit = self.preprocessor.sequence_length
+            return pack_strings(self.preprocessor.tokenizer, texts, max_length=limit)
+
+        with files.atomic_directory(path) as temporary:
+            serving.export(self, pack, temporary)
+        return path
+
+    @classmethod
+    def foreign_arguments(cls, preset):
+        arguments = checkpoints.head_arguments(preset)
+        return {name: value for name, value in arguments.items() if value is not None}
