@@ -158,7 +158,9 @@ class DisentangledSelfAttention(keras.layers.Layer):
         scores = tf.matmul(queries, keys, transpose_b=True)  # (n, b, q, k)
         if not self.position_terms:
             return scores
-        table = self.table_dropout(tf.cast(table, self.compute_dtype), training=training)
+        table = self.table_dropout(
+            tf.cast(table, self.compute_dtype), training=training
+        )
         return scores + position_scores(
             queries,
             keys,
@@ -235,9 +237,7 @@ class DisentangledSelfAttention(keras.layers.Layer):
             "dropout": self.probability_dropout.rate,
             "table_dropout": self.table_dropout.rate,
             "attention_form": self.attention_form,
-            "kernel_initializer": keras.initializers.serialize(
-                self.kernel_initializer
-            ),
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 
 

@@ -1,6 +1,7 @@
 """What all tasks share: raw inputs or ids, foreign folders, export."""
 
 import keras
+import tensorflow as tf
 
 from deberta_tf import checkpoints, files
 from deberta_tf.backbone import DebertaBackbone
@@ -61,6 +62,19 @@ class DebertaTask(StrategyFit):
             training=training,
         )
         return self.head(states, inputs, training=training)
+
+    def fit(self, x=None, y=None, batch_size=None, shuffle=True, **kwargs):
+        """`keras.Model.fit` on raw inputs or ids; arrays and lists are shuffled."""
+        split = kwargs.get("validation_split")
+        if shuffle and not split and not isinstance(x, tf.data.Dataset):
+            # KerasHub would hand arrays on in their order.
+            weights = kwargs.pop("sample_weight", None)
+            samples = keras.utils.pack_x_y_sample_weight(x, y, weights)
+            x = tf.data.Dataset.from_tensor_slices(samples)
+            x = x.shuffle(x.cardinality()).batch(batch_size or 32)
+            y = batch_size = None
+        # Keras warns that it does not shuffle a dataset.
+        return super().fit(x, y, batch_size, shuffle=False, **kwargs)
 
     def preprocess_samples(self, x, y=None, sample_weight=None):
         if isinstance(x, dict) and "token_ids" in x:

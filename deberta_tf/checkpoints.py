@@ -151,7 +151,9 @@ def backbone_arguments(config, first_version):
         "attention_dropout": config.get("attention_probs_dropout_prob", 0.1),
         "max_sequence_length": config.get("max_position_embeddings", 512),
         "max_relative_distance": longest if longest > 0 else None,
-        "bucket_size": 0 if first_version else max(config.get("position_buckets", 0), 0),
+        "bucket_size": 0
+        if first_version
+        else max(config.get("position_buckets", 0), 0),
         "position_terms": _position_terms(config),
         "share_position_projections": (
             not first_version and config.get("share_att_key", False)
@@ -327,4 +329,6 @@ def _unread(variables, tensors):
     if "encoder/relative_embeddings" not in variables:
         ignorable += _RELATIVE
     read = {their_name(path) for path in variables}
-    return [name for name in tensors if name not in read and not name.startswith(ignorable)]
+    return [
+        name for name in tensors if name not in read and not name.startswith(ignorable)
+    ]

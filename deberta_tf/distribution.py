@@ -40,16 +40,33 @@ class StrategyFit:
         self.global_clipnorm = global_clipnorm
         super().compile(*args, **kwargs)
 
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return config and {
+            **config,
+            "global_clipnorm": self.global_clipnorm,
+            "optimizer_built": self.optimizer is not None and self.optimizer.built,
+        }
+
+    def compile_from_config(self, config):
+        # Keras leaves a model with a compile of its own uncompiled when it loads it.
+        config = keras.saving.deserialize_keras_object(config)
+        optimizer_built = config.pop("optimizer_built")
+        self.compile(**config)
+        if optimizer_built:
+            self.optimizer.build(self.trainable_variables)
+
     def train_step(self, data):
         """One step: loss, gradients, clipping, update. Returns the metrics."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        variables = self.trainable_variables
         with tf.GradientTape() as tape:
             predictions = self(x, training=True)
             loss = self._compute_loss(
                 x=x, y=y, y_pred=predictions, sample_weight=sample_weight, training=True
             )
             scaled = self.optimizer.scale_loss(loss)
+        # Not before: a model may make its variables when it is first called.
+        variables = self.trainable_variables
         gradients = tape.gradient(scaled, [v.value for v in variables])
         self._loss_tracker.update_state(loss, sample_weight=tf.shape(predictions)[0])
         if self.global_clipnorm is not None:

@@ -273,9 +273,7 @@ class DebertaEncoder(keras.layers.Layer):
                 layer.build((None, None, hidden_dim))
         self.built = True
 
-    def call(
-        self, x, padding_mask, states=False, skip_last_block=False, training=None
-    ):
+    def call(self, x, padding_mask, states=False, skip_last_block=False, training=None):
         mask = attention_mask(padding_mask)
         table = self._relative_table()
         hidden = [x]

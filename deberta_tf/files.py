@@ -51,19 +51,19 @@ def atomic_directory(path):
         prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path)
     )
     os.chmod(temporary, 0o777 & ~_umask())
+    discarded = temporary + ".old"
     try:
         yield temporary
         if os.path.isdir(path):
             # A folder can't be renamed over a full one: step the old one aside.
-            discarded = temporary + ".old"
             os.rename(path, discarded)
-            os.rename(temporary, path)
-            shutil.rmtree(discarded)
-        else:
-            os.rename(temporary, path)
+        os.rename(temporary, path)
     except BaseException:
+        if os.path.isdir(discarded) and not os.path.isdir(path):
+            os.rename(discarded, path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    shutil.rmtree(discarded, ignore_errors=True)
 
 
 def run_command(main, argv=None):

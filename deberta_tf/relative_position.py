@@ -93,9 +93,7 @@ class RelativePositions:
             if self.clamp_distances:
                 reach = self.max_distance - 1
                 distances = np.clip(distances, -reach, reach)
-            distances = bucket_distances(
-                distances, self.bucket_size, self.max_distance
-            )
+            distances = bucket_distances(distances, self.bucket_size, self.max_distance)
         middle = self.num_rows // 2
         return np.clip(distances + middle, 0, self.num_rows - 1).astype("int32")
 
@@ -166,9 +164,7 @@ def relative_shift(scores, key_length):
     # tf.slice, not Python's brackets: the gradient of a strided slice is several
     # times slower on CPU.
     flat = tf.reshape(scores, [-1, query_length * width])
-    flat = tf.slice(
-        flat, [0, query_length - 1], [-1, query_length * (width - 1)]
-    )
+    flat = tf.slice(flat, [0, query_length - 1], [-1, query_length * (width - 1)])
     rows = tf.reshape(flat, [-1, width - 1])
     rows = tf.slice(rows, [0, 0], [-1, key_length])
     return tf.reshape(rows, [*shape[:-1], key_length])

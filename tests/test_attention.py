@@ -92,7 +92,7 @@ def oracle(layer, inputs, query_positions=None):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    "bucket_size, max_distance", [(0, 3), (0, 40), (4, 8), (5, 12), (8, 32)]
+    ("bucket_size", "max_distance"), [(0, 3), (0, 40), (4, 8), (5, 12), (8, 32)]
 )
 @pytest.mark.parametrize("lengths", [(1, 1), (9, 9), (17, 17), (4, 11), (11, 4)])
 def test_attention_agrees_with_loops_over_pairs(
@@ -209,9 +209,11 @@ def test_the_shift_gathers_table_rows_only():
         gathers[form] = [
             op
             for op in graph.get_operations()
-            if op.type in ("GatherV2", "GatherNd", "ScatterNd") and op.inputs[0].shape.rank > 3
+            if op.type in ("GatherV2", "GatherNd", "ScatterNd")
+            and op.inputs[0].shape.rank > 3
         ]
-    assert gathers["gather"] and not gathers["shift"]
+    assert gathers["gather"]
+    assert not gathers["shift"]
 
 
 def test_the_table_is_projected_once_whatever_the_batch():
@@ -324,7 +326,7 @@ def test_the_layer_keeps_the_contract(form):
 
 
 @pytest.mark.parametrize(
-    "argument, value",
+    ("argument", "value"),
     [("attention_form", "diagonal"), ("position_terms", ("c2p", "p2p"))],
 )
 def test_unknown_choices_are_refused_by_name(argument, value):

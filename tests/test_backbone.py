@@ -24,17 +24,17 @@ PARAMETERS = {
     "mdeberta_v3_base": 278_218_752,
     "bert_base": 108_891_648,
 }
-SMALL = dict(
-    vocabulary_size=50,
-    num_layers=2,
-    num_heads=2,
-    hidden_dim=12,
-    intermediate_dim=16,
-    max_sequence_length=32,
-    bucket_size=8,
-    dropout=0.0,
-    attention_dropout=0.0,
-)
+SMALL = {
+    "vocabulary_size": 50,
+    "num_layers": 2,
+    "num_heads": 2,
+    "hidden_dim": 12,
+    "intermediate_dim": 16,
+    "max_sequence_length": 32,
+    "bucket_size": 8,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
 
 
 def make_inputs(length=9, batch=2, seed=0):
@@ -150,9 +150,7 @@ def test_without_position_terms_and_positions_order_does_not_matter():
     inputs = make_inputs(batch=1)
     inputs["padding_mask"][:] = 1
     turned = {**inputs, "token_ids": inputs["token_ids"][:, ::-1]}
-    np.testing.assert_allclose(
-        backbone(inputs)[:, ::-1], backbone(turned), atol=1e-5
-    )
+    np.testing.assert_allclose(backbone(inputs)[:, ::-1], backbone(turned), atol=1e-5)
 
 
 def test_relative_attention_has_no_longest_length():
@@ -230,7 +228,7 @@ def test_the_last_block_alone_computes_the_last_state():
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ({"hidden_dim": 13}, "hidden_dim=13, num_heads=2"),
         ({"num_layers": 0}, "num_layers=0"),

@@ -50,7 +50,7 @@ def test_the_convolution_keeps_the_contract():
     )
 
 
-@pytest.mark.parametrize("normalize, num_weights", [(True, 39), (False, 37)])
+@pytest.mark.parametrize(("normalize", "num_weights"), [(True, 39), (False, 37)])
 def test_the_encoder_keeps_the_contract(normalize, num_weights):
     run_layer_checks(
         DebertaEncoder,

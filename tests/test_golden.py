@@ -256,15 +256,14 @@ def classifier_folder(golden, case, head, tmp_path):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    "case, name", [(case, name) for case, names in CLASSIFIERS.items() for name in names]
+    ("case", "name"),
+    [(case, name) for case, names in CLASSIFIERS.items() for name in names],
 )
 def test_classifiers_agree(golden, tmp_path, case, name, form):
     *prefix, head = name.split(".")
     prefix = "".join(f"{part}." for part in prefix)
     folder, num_classes = classifier_folder(golden, case, head, tmp_path)
-    classifier = DebertaTextClassifier.from_preset(
-        str(folder), num_classes=num_classes
-    )
+    classifier = DebertaTextClassifier.from_preset(str(folder), num_classes=num_classes)
     for block in classifier.backbone.encoder.blocks:
         block.attention.attention_form = form
     source = golden / "golden" / case

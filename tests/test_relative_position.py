@@ -14,7 +14,7 @@ from tests import reference
 SIZES = [(8, 32), (16, 64), (32, 128), (64, 256), (256, 512)]
 
 
-@pytest.mark.parametrize("bucket_size, max_distance", SIZES)
+@pytest.mark.parametrize(("bucket_size", "max_distance"), SIZES)
 def test_rows_are_those_of_the_official_code(golden, bucket_size, max_distance):
     tables = np.load(golden / "golden/H1_bucket_tables/tables.npz")
     prefix = f"b{bucket_size}_M{max_distance}."
@@ -23,7 +23,7 @@ def test_rows_are_those_of_the_official_code(golden, bucket_size, max_distance):
     np.testing.assert_array_equal(rows, tables[prefix + "row_official"])
 
 
-@pytest.mark.parametrize("bucket_size, max_distance", SIZES)
+@pytest.mark.parametrize(("bucket_size", "max_distance"), SIZES)
 def test_unclamped_rows_are_those_of_hugging_face(golden, bucket_size, max_distance):
     tables = np.load(golden / "golden/H1_bucket_tables/tables.npz")
     prefix = f"b{bucket_size}_M{max_distance}."
@@ -32,7 +32,7 @@ def test_unclamped_rows_are_those_of_hugging_face(golden, bucket_size, max_dista
     np.testing.assert_array_equal(rows, tables[prefix + "row_hf"])
 
 
-@pytest.mark.parametrize("bucket_size, max_distance", [(2, 9), (5, 12), (9, 40)])
+@pytest.mark.parametrize(("bucket_size", "max_distance"), [(2, 9), (5, 12), (9, 40)])
 @pytest.mark.parametrize("clamp", [True, False])
 def test_rows_agree_with_one_distance_at_a_time(bucket_size, max_distance, clamp):
     distances = np.arange(-3 * max_distance, 3 * max_distance)
@@ -76,13 +76,17 @@ def test_unclamped_rows_of_a_dynamic_length_are_refused():
         positions.rows_of(tf.constant([1]))
 
 
-@pytest.mark.parametrize("bucket_size, max_distance", [(1, 9), (8, 5), (-2, 9), (0, 0)])
+@pytest.mark.parametrize(
+    ("bucket_size", "max_distance"), [(1, 9), (8, 5), (-2, 9), (0, 0)]
+)
 def test_sizes_without_far_distances_are_refused(bucket_size, max_distance):
     with pytest.raises(ValueError, match=f"bucket_size={bucket_size}"):
         RelativePositions(bucket_size, max_distance)
 
 
-@pytest.mark.parametrize("query_length, key_length", [(1, 1), (5, 5), (3, 8), (9, 2)])
+@pytest.mark.parametrize(
+    ("query_length", "key_length"), [(1, 1), (5, 5), (3, 8), (9, 2)]
+)
 def test_the_shift_reads_diagonals(query_length, key_length):
     x = np.random.default_rng(0).normal(
         size=(2, query_length, query_length + key_length)

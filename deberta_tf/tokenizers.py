@@ -1,0 +1,424 @@
+"""Tokenizers that run in the TensorFlow graph: SentencePiece and byte-level BPE."""
+
+import hashlib
+import json
+import os
+import string
+import unicodedata
+
+import keras
+import keras_hub
+import numpy as np
+import tensorflow as tf
+from keras_hub.src.utils import preset_utils
+from tensorflow_text.python.ops import sentencepiece_tokenizer
+
+from deberta_tf import byte_pair
+from deberta_tf.packing import pack_segments, pack_strings  # noqa: F401
+
+_SPM_FILE, _VOCABULARY_FILE, _MERGES_FILE = "spm.model", "vocab.json", "merges.txt"
+_SPECIAL = ("cls", "sep", "pad", "unk", "mask")
+_SPACE_MARK = "\u2581"  # SentencePiece writes a space as this character.
+
+
+class DebertaTokenizer(keras_hub.tokenizers.Tokenizer):
+    """What the tokenizers of all DeBERTa versions have in common.
+
+    Always TensorFlow tensors, inside and outside a graph. The strings of special
+    tokens in a text are plain text: "[SEP]" there is never the separator.
+
+    Call arguments:
+        inputs: strings (b,), or one string; UTF-8.
+
+    Returns:
+        int32 ids without special tokens: RaggedTensor (b, None), or a tensor (None,)
+        for one string.
+
+    Attributes: `cls_token`, `sep_token`, `pad_token`, `unk_token`, `mask_token` and
+    their ids, `cls_token_id` and so on. KerasHub's `start_token_id` and `end_token_id`
+    are those of `cls_token` and `sep_token`.
+    """
+
+    cls_token = "[CLS]"
+    sep_token = "[SEP]"
+    pad_token = "[PAD]"
+    unk_token = "[UNK]"
+    mask_token = "[MASK]"
+
+    @property
+    def has_vocabulary(self):
+        """False between building from a configuration and loading the assets."""
+        return self._tokens is not None
+
+    @property
+    def special_tokens(self):
+        return [getattr(self, f"{name}_token") for name in _SPECIAL]
+
+    @property
+    def special_token_ids(self):
+        """Ascending list of the five ids."""
+        return sorted(self.token_to_id(token) for token in self.special_tokens)
+
+    def call(self, inputs, training=None):
+        return self.tokenize(inputs)
+
+    def tokenize(self, inputs):
+        """Strings to ids, see the class."""
+        self._require_vocabulary()
+        strings = tf.convert_to_tensor(inputs, tf.string)
+        if strings.shape.rank not in (0, 1):
+            raise ValueError(
+                "inputs must be one string or a batch of them, of rank 0 or 1. "
+                f"Received: shape={strings.shape}"
+            )
+        with tf.device("cpu"):
+            ids = self._encode(tf.reshape(strings, [-1]))
+        batch = strings.shape.num_elements()
+        if batch is not None:
+            # TPUs need it, and the string ops lose it.
+            ids.row_splits.set_shape([batch + 1])
+        return ids if strings.shape.rank == 1 else ids.values
+
+    def detokenize(self, inputs):
+        """Ids to strings; special tokens but the unknown one leave no text.
+
+        Args:
+            inputs: int ids (b, l), ragged or dense, or (l,).
+
+        Returns:
+            string tensor (b,), or a scalar. Bytes as they are: UTF-8 where ids were
+            not cut within a character.
+        """
+        self._require_vocabulary()
+        is_array = isinstance(inputs, tf.RaggedTensor | tf.Tensor | np.ndarray)
+        ids = inputs if is_array else tf.ragged.constant(inputs, dtype=tf.int32)
+        if isinstance(ids, np.ndarray):
+            ids = tf.constant(ids)
+        one = ids.shape.rank == 1
+        ids = tf.cast(ids[tf.newaxis] if one else ids, tf.int32)
+        if not isinstance(ids, tf.RaggedTensor):
+            ids = tf.RaggedTensor.from_tensor(ids)
+        silent = set(self.special_token_ids) - {self.unk_token_id}
+        is_text = tf.reduce_all(
+            ids.values[:, tf.newaxis] != tf.constant(sorted(silent)), axis=1
+        )
+        with tf.device("cpu"):
+            texts = self._decode(tf.ragged.boolean_mask(ids, ids.with_values(is_text)))
+        return texts[0] if one else texts
+
+    def vocabulary_size(self):
+        """Number of ids, special ones included."""
+        self._require_vocabulary()
+        return len(self._tokens)
+
+    def get_vocabulary(self):
+        """Tokens in the order of their ids; "" for an id that has none."""
+        self._require_vocabulary()
+        return list(self._tokens)
+
+    def id_to_token(self, id):
+        self._require_vocabulary()
+        if not 0 <= id < len(self._tokens):
+            raise ValueError(
+                f"id must be in [0, {len(self._tokens)}). Received: id={id}"
+            )
+        return self._tokens[id]
+
+    def token_to_id(self, token):
+        """The id of a token, that of the unknown token for any other string."""
+        self._require_vocabulary()
+        return self._id_of.get(token, self._id_of[self.unk_token])
+
+    def continues_word(self):
+        """Which tokens continue the word of the token before them (SPEC 6.2, step 2).
+
+        All but: those that begin with a space, single punctuation, space or control
+        characters, and special tokens.
+
+        Returns:
+            bool array (vocabulary_size,).
+        """
+        texts = [self._token_text(token) for token in self.get_vocabulary()]
+        continues = np.array(
+            [bool(text) and not _begins_word(text) for text in texts], bool
+        )
+        continues[self.special_token_ids] = False
+        return continues
+
+    def fingerprint(self):
+        """SHA-256, in hexadecimal, of the vocabulary as `save_assets` writes it."""
+        digest = hashlib.sha256()
+        for content in self._asset_contents().values():
+            digest.update(content)
+        return digest.hexdigest()
+
+    def save_assets(self, dir_path):
+        for name, content in self._asset_contents().items():
+            with open(os.path.join(dir_path, name), "wb") as file:
+                file.write(content)
+
+    @classmethod
+    def from_config(cls, config):
+        # Vocabularies are assets: a path that a configuration names is not opened.
+        assets = ("proto", "vocabulary", "merges")
+        return cls(**{key: x for key, x in config.items() if key not in assets})
+
+    @classmethod
+    def from_preset(cls, preset, config_file="tokenizer.json", **kwargs):
+        """Loads the tokenizer of a folder.
+
+        Args:
+            preset: str. A folder written by `save_to_preset`, or one with the files
+                of a published model or of `tools/train_tokenizer.py`: spm.model, or
+                vocab.json and merges.txt. Or a handle that KerasHub knows, such as
+                "hf://owner/name".
+            config_file: str. File of `save_to_preset`, inside `preset`.
+            kwargs: constructor arguments, e.g. `cls_token="<s>"`.
+
+        Returns:
+            a `DebertaSentencePieceTokenizer` or a `DebertaBytePairTokenizer`: what
+            the folder holds. Asked of one of these classes, the other is an error.
+
+        Raises:
+            ValueError: if the folder has no tokenizer, or that of another class.
+        """
+        holds, config = _preset_tokenizer(preset, config_file)
+        if not issubclass(holds, cls):
+            raise ValueError(
+                f"{preset} holds a {holds.__name__}, not a {cls.__name__}. Load it "
+                f"with {holds.__name__}.from_preset or {DebertaTokenizer.__name__}"
+                ".from_preset"
+            )
+        if config is None:
+            paths = [preset_utils.get_file(preset, name) for name in holds.PUBLISHED]
+            return holds(*paths, **kwargs)
+        tokenizer = holds.from_config({**config, **kwargs})
+        tokenizer.load_preset_assets(preset)
+        return tokenizer
+
+    def _set_tokens(self, tokens):
+        """Takes the list of tokens by id, or None: no vocabulary yet."""
+        self._tokens = tokens
+        if tokens is None:
+            return
+        self._id_of = {token: index for index, token in enumerate(tokens) if token}
+        for name in _SPECIAL:
+            token = getattr(self, f"{name}_token")
+            setattr(self, f"{name}_token_id", self._id_of[token])
+        self.start_token_id, self.end_token_id = self.cls_token_id, self.sep_token_id
+
+    def _require_vocabulary(self):
+        if not self.has_vocabulary:
+            raise ValueError(f"{type(self).__name__} has no vocabulary yet")
+
+
+class _SharedModelResource(sentencepiece_tokenizer._SentencepieceModelResource):
+    """TF-Text's model, owned by the runtime and not by the op that made it.
+
+    Setting TensorFlow's seed (`keras.utils.set_random_seed` too) discards all op
+    kernels, and with them an unnamed model: every tokenizer made before would fail
+    with "resource not found".
+    """
+
+    def __init__(self, proto):
+        self._shared_name = f"sentencepiece_{hashlib.sha256(proto).hexdigest()}"
+        super().__init__(proto, None)
+
+    def _create_resource(self):
+        ops = sentencepiece_tokenizer.gen_sentencepiece_tokenizer
+        return ops.sentencepiece_op(model=self._model, shared_name=self._shared_name)
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class DebertaSentencePieceTokenizer(
+    DebertaTokenizer, keras_hub.tokenizers.SentencePieceTokenizer
+):
+    """SentencePiece tokenizer of DeBERTa v2, v3 and mDeBERTa.
+
+    Gives the ids of the sentencepiece library (TF-Text runs its code). [MASK] is
+    not a piece of the published models: it gets the id after the last piece.
+
+    Args:
+        proto: str path to an spm.model, or its bytes. Pieces [PAD], [CLS], [SEP] and
+            [UNK] must be in it.
+
+    Source: Kudo and Richardson 2018; SPEC 6.3.
+    """
+
+    PUBLISHED = (_SPM_FILE,)
+
+    def __init__(self, proto=None, **kwargs):
+        for name in ("sequence_length", "add_bos", "add_eos"):
+            if kwargs.pop(name, None):
+                raise ValueError(
+                    f"{name} is not an option of this tokenizer: pack_segments adds "
+                    "special tokens and pads"
+                )
+        # Ids, whatever the model's policy is.
+        kwargs["dtype"] = "int32"
+        super().__init__(proto=proto, **kwargs)
+
+    def set_proto(self, proto):
+        super().set_proto(proto)
+        if proto is None:
+            self._set_tokens(None)
+            return
+        pieces = keras_hub.tokenizers.SentencePieceTokenizer.get_vocabulary(self)
+        if self.mask_token not in pieces:
+            pieces.append(self.mask_token)
+        for token in self.special_tokens:
+            if token not in pieces:
+                raise ValueError(
+                    f"proto must have the piece {token!r}: train it with "
+                    "tools/train_tokenizer.py, which puts it there"
+                )
+        self._set_tokens(pieces)
+
+    def _set_proto_tf(self, proto):
+        super()._set_proto_tf(proto)
+        self._sentence_piece._model_resource = _SharedModelResource(proto)
+
+    def load_assets(self, dir_path):
+        with open(os.path.join(dir_path, self.file_assets[0]), "rb") as file:
+            self.set_proto(file.read())
+
+    def _asset_contents(self):
+        self._require_vocabulary()
+        return {self.file_assets[0]: self.proto}
+
+    def _encode(self, strings):
+        return self._sentence_piece.tokenize(strings)
+
+    def _decode(self, ids):
+        return self._sentence_piece.detokenize(ids)
+
+    def _token_text(self, token):
+        return token.replace(_SPACE_MARK, " ")
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class DebertaBytePairTokenizer(DebertaTokenizer):
+    """GPT-2 byte-level BPE tokenizer of DeBERTa v1, in core TensorFlow ops.
+
+    Gives the ids of the GPT-2 encoder, as they stand in the vocabulary. No prefix
+    space is added; malformed UTF-8 is read as U+FFFD. One word takes a step for
+    each merge rule that applies to it: a "word" of 10,000 letters is slow (about
+    0.7 s where 1,000 sentences take 10 ms).
+
+    Args:
+        vocabulary: dict of token to id, or str path to a vocab.json. Gaps between the
+            ids are allowed. The special tokens must be in it: add them to a vocabulary
+            that has none, such as GPT-2's own.
+        merges: list of "left right" rules in order, or str path to a merges.txt.
+        cls_token: str, and so on: special tokens in the vocabulary; "<s>", "</s>",
+            "<pad>", "<unk>" and "<mask>" in RoBERTa's.
+
+    Source: Radford et al. 2019, section 2.2; SPEC 6.3.
+    """
+
+    PUBLISHED = (_VOCABULARY_FILE, _MERGES_FILE)
+
+    def __init__(
+        self,
+        vocabulary=None,
+        merges=None,
+        *,
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+        **kwargs,
+    ):
+        kwargs["dtype"] = "int32"
+        super().__init__(**kwargs)
+        self.cls_token = cls_token
+        self.sep_token = sep_token
+        self.pad_token = pad_token
+        self.unk_token = unk_token
+        self.mask_token = mask_token
+        self.file_assets = list(self.PUBLISHED)
+        self.set_vocabulary_and_merges(vocabulary, merges)
+
+    def set_vocabulary_and_merges(self, vocabulary, merges):
+        """Takes a vocabulary and its merge rules, as the constructor does."""
+        if (vocabulary is None) != (merges is None):
+            raise ValueError("vocabulary and merges must be given together")
+        if vocabulary is None:
+            self._encoder = None
+            self._set_tokens(None)
+            return
+        vocabulary = byte_pair.read_vocabulary(vocabulary)
+        for token in self.special_tokens:
+            if token not in vocabulary:
+                raise ValueError(
+                    f"vocabulary must have the special token {token!r}: add it, or "
+                    "name its counterpart, as in cls_token='<s>'"
+                )
+        self._encoder = byte_pair.BytePairEncoder(
+            vocabulary, byte_pair.read_merges(merges), vocabulary[self.unk_token]
+        )
+        tokens = [""] * (max(vocabulary.values()) + 1)
+        for token, index in vocabulary.items():
+            tokens[index] = token
+        self._set_tokens(tokens)
+
+    def load_assets(self, dir_path):
+        self.set_vocabulary_and_merges(
+            *(os.path.join(dir_path, name) for name in self.file_assets)
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "cls_token": self.cls_token,
+            "sep_token": self.sep_token,
+            "pad_token": self.pad_token,
+            "unk_token": self.unk_token,
+            "mask_token": self.mask_token,
+        }
+
+    def _asset_contents(self):
+        self._require_vocabulary()
+        merges = "\n".join(["#version: 0.2", *self._encoder.merges, ""])
+        vocabulary = json.dumps(self._encoder.vocabulary, ensure_ascii=False)
+        return {
+            _VOCABULARY_FILE: f"{vocabulary}\n".encode(),
+            _MERGES_FILE: merges.encode(),
+        }
+
+    def _encode(self, strings):
+        return self._encoder.encode(strings)
+
+    def _decode(self, ids):
+        return self._encoder.decode(ids)
+
+    def _token_text(self, token):
+        return byte_pair.token_bytes(token).decode("utf-8", "replace")
+
+
+def _begins_word(text):
+    if text.startswith(" "):
+        return True
+    is_mark = text in string.punctuation or unicodedata.category(text[0])[0] in "PZC"
+    return len(text) == 1 and is_mark
+
+
+def _preset_tokenizer(preset, config_file):
+    """The class that a preset holds, and its saved configuration or None."""
+    if preset_utils.check_file_exists(preset, config_file):
+        config = preset_utils.load_json(preset, config_file)
+        # Hugging Face's file of the same name has no such key.
+        name = config.get("registered_name")
+        for kind in (DebertaSentencePieceTokenizer, DebertaBytePairTokenizer):
+            if name == keras.saving.get_registered_name(kind):
+                return kind, config["config"]
+        if name is not None:
+            raise ValueError(f"{preset} holds a {name}, not a tokenizer of DeBERTa")
+    for kind in (DebertaSentencePieceTokenizer, DebertaBytePairTokenizer):
+        if all(preset_utils.check_file_exists(preset, f) for f in kind.PUBLISHED):
+            return kind, None
+    raise ValueError(
+        f"{preset} has no tokenizer: neither a {config_file} of save_to_preset, nor "
+        f"{_SPM_FILE}, nor {_VOCABULARY_FILE} and {_MERGES_FILE}"
+    )

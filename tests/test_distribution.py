@@ -1,0 +1,53 @@
+import keras
+import numpy as np
+import pytest
+
+from deberta_tf.distribution import PRIVATE_HOOKS, StrategyFit
+
+
+@pytest.mark.parametrize("name", PRIVATE_HOOKS)
+def test_keras_still_has_the_private_hook(name):
+    assert hasattr(keras.Sequential([keras.layers.Dense(1)]), name)
+
+
+class Line(StrategyFit, keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, x, training=None):
+        return self.dense(x)
+
+
+def fitted(model_class, optimizer):
+    keras.utils.set_random_seed(5)
+    model = model_class()
+    model.compile(optimizer, "mse", jit_compile=False)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(32, 4))
+    model.fit(x, x.sum(1), batch_size=8, epochs=2, shuffle=False, verbose=0)
+    return model
+
+
+def test_the_step_is_that_of_keras():
+    class Plain(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, x, training=None):
+            return self.dense(x)
+
+    ours = fitted(Line, keras.optimizers.AdamW(1e-2))
+    plain = fitted(Plain, keras.optimizers.AdamW(1e-2))
+    for one, other in zip(ours.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert ours.history.history["loss"] == plain.history.history["loss"]
+
+
+def test_the_compiled_state_survives_its_config():
+    model, other = Line(), Line()
+    model.compile(keras.optimizers.AdamW(1e-2), "mse", global_clipnorm=0.5)
+    other.compile_from_config(model.get_compile_config())
+    assert other.global_clipnorm == 0.5
+    assert other.optimizer.get_config() == model.optimizer.get_config()

@@ -1,0 +1,54 @@
+import os
+
+import pytest
+import tensorflow as tf
+
+from deberta_tf import (
+    DebertaBackbone,
+    DebertaSentencePieceTokenizer,
+    DebertaTextClassifier,
+    DebertaTextClassifierPreprocessor,
+)
+from deberta_tf.files import run_command
+from tools import export_saved_model
+
+
+@pytest.fixture
+def preset(tmp_path, sentencepiece_proto):
+    tokenizer = DebertaSentencePieceTokenizer(sentencepiece_proto)
+    classifier = DebertaTextClassifier(
+        DebertaBackbone(104, 1, 2, 8, 8, bucket_size=8, max_sequence_length=16),
+        2,
+        labels=["calm", "loud"],
+        preprocessor=DebertaTextClassifierPreprocessor(tokenizer, 16),
+    )
+    classifier.save_to_preset(str(tmp_path / "preset"))
+    return str(tmp_path / "preset")
+
+
+def test_the_command_writes_a_version_that_answers(preset, tmp_path, capsys):
+    output = str(tmp_path / "served")
+    export_saved_model.main(["--preset", preset, "--output", output])
+    assert "exported" in capsys.readouterr().out
+    served = tf.saved_model.load(os.path.join(output, "1"))
+    answer = served.signatures["serving_default"](text=tf.constant(["nobody"]))
+    assert answer["label"].numpy()[0] in (b"calm", b"loud")
+
+
+def test_an_existing_version_is_one_line(preset, tmp_path, capsys):
+    output = str(tmp_path / "served")
+    os.makedirs(os.path.join(output, "1"))
+    with pytest.raises(SystemExit, match="2"):
+        run_command(export_saved_model.main, ["--preset", preset, "--output", output])
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "exists" in error
+
+
+def test_a_missing_preset_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_command(
+            export_saved_model.main, ["--preset", "nowhere", "--output", str(tmp_path)]
+        )
+    assert "--preset 'nowhere' is not a folder" in capsys.readouterr().err
