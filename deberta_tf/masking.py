@@ -40,7 +40,8 @@ class NgramMasker:
         mask_token_id: int. The id of [MASK].
         special_token_ids: ints. Ids that are never masked.
         continues_word: bool array `(vocabulary_size,)`, True for a piece that
-            continues the word of the piece before it; `None`: none does.
+            continues the word before it, special tokens between them or not;
+            `None`: none does.
         mask_rate: float in (0, 1]. Share of a row's real tokens, [CLS] and [SEP]
             counted in, to predict.
         max_ngram: int. Longest span, in words.

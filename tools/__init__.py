@@ -1,0 +1,1 @@
+"""Commands beside the trainers: data, vocabularies, conversion, export, the demo."""
