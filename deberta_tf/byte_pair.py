@@ -138,6 +138,12 @@ class BytePairEncoder:
         pieces = tf.gather(tf.constant(table, tf.string), ids.values)
         return tf.strings.reduce_join(ids.with_values(pieces), axis=-1)
 
+    def file_contents(self):
+        """The bytes of vocab.json and of merges.txt, the same for the same ids."""
+        vocabulary = json.dumps(self.vocabulary, ensure_ascii=False)
+        merges = "\n".join(["#version: 0.2", *self.merges, ""])
+        return f"{vocabulary}\n".encode(), merges.encode()
+
     def _merge(self, words):
         """Applies the merge rules: strings (W,) -> symbols, RaggedTensor (W, None)."""
         num_words = tf.size(words)

@@ -70,9 +70,7 @@ def pack_segments(
     parts = [cls] + [part for segment in segments for part in (segment, sep)]
     tokens = tf.concat(parts, axis=1)
     lengths = tokens.row_lengths()
-    token_ids = tokens.to_tensor(
-        pad_id, shape=[segments[0].shape[0], sequence_length]
-    )
+    token_ids = tokens.to_tensor(pad_id, shape=[segments[0].shape[0], sequence_length])
     width = sequence_length or tf.shape(token_ids)[1]
     position = tf.range(width, dtype=tf.int64)
     filled = position < lengths[:, tf.newaxis]

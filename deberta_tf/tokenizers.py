@@ -1,7 +1,6 @@
 """Tokenizers that run in the TensorFlow graph: SentencePiece and byte-level BPE."""
 
 import hashlib
-import json
 import os
 import string
 import unicodedata
@@ -11,12 +10,10 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 from keras_hub.src.utils import preset_utils
-from tensorflow_text.python.ops import sentencepiece_tokenizer
 
 from deberta_tf import byte_pair
-from deberta_tf.packing import pack_segments, pack_strings  # noqa: F401
+from deberta_tf.sentencepiece_resource import SharedModelResource
 
-_SPM_FILE, _VOCABULARY_FILE, _MERGES_FILE = "spm.model", "vocab.json", "merges.txt"
 _SPECIAL = ("cls", "sep", "pad", "unk", "mask")
 _SPACE_MARK = "\u2581"  # SentencePiece writes a space as this character.
 
@@ -90,18 +87,13 @@ class DebertaTokenizer(keras_hub.tokenizers.Tokenizer):
             not cut within a character.
         """
         self._require_vocabulary()
-        is_array = isinstance(inputs, tf.RaggedTensor | tf.Tensor | np.ndarray)
-        ids = inputs if is_array else tf.ragged.constant(inputs, dtype=tf.int32)
-        if isinstance(ids, np.ndarray):
-            ids = tf.constant(ids)
-        one = ids.shape.rank == 1
+        ids = tf.ragged.constant(inputs) if isinstance(inputs, list) else inputs
+        one = len(ids.shape) == 1
         ids = tf.cast(ids[tf.newaxis] if one else ids, tf.int32)
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(ids)
-        silent = set(self.special_token_ids) - {self.unk_token_id}
-        is_text = tf.reduce_all(
-            ids.values[:, tf.newaxis] != tf.constant(sorted(silent)), axis=1
-        )
+        silent = sorted({*self.special_token_ids} - {self.unk_token_id})
+        is_text = tf.reduce_all(ids.values[:, tf.newaxis] != silent, axis=1)
         with tf.device("cpu"):
             texts = self._decode(tf.ragged.boolean_mask(ids, ids.with_values(is_text)))
         return texts[0] if one else texts
@@ -118,10 +110,9 @@ class DebertaTokenizer(keras_hub.tokenizers.Tokenizer):
 
     def id_to_token(self, id):
         self._require_vocabulary()
-        if not 0 <= id < len(self._tokens):
-            raise ValueError(
-                f"id must be in [0, {len(self._tokens)}). Received: id={id}"
-            )
+        size = len(self._tokens)
+        if not 0 <= id < size:
+            raise ValueError(f"id must be in [0, {size}). Received: id={id}")
         return self._tokens[id]
 
     def token_to_id(self, token):
@@ -139,9 +130,7 @@ class DebertaTokenizer(keras_hub.tokenizers.Tokenizer):
             bool array (vocabulary_size,).
         """
         texts = [self._token_text(token) for token in self.get_vocabulary()]
-        continues = np.array(
-            [bool(text) and not _begins_word(text) for text in texts], bool
-        )
+        continues = np.array([text and not _begins_word(text) for text in texts], bool)
         continues[self.special_token_ids] = False
         return continues
 
@@ -204,29 +193,18 @@ class DebertaTokenizer(keras_hub.tokenizers.Tokenizer):
         self._id_of = {token: index for index, token in enumerate(tokens) if token}
         for name in _SPECIAL:
             token = getattr(self, f"{name}_token")
+            if token not in self._id_of:
+                raise ValueError(
+                    f"The vocabulary must have the special token {token!r}. Train it "
+                    "with tools/train_tokenizer.py, or name the byte-pair token that "
+                    f"stands for it, as in {name}_token='<s>'"
+                )
             setattr(self, f"{name}_token_id", self._id_of[token])
         self.start_token_id, self.end_token_id = self.cls_token_id, self.sep_token_id
 
     def _require_vocabulary(self):
         if not self.has_vocabulary:
             raise ValueError(f"{type(self).__name__} has no vocabulary yet")
-
-
-class _SharedModelResource(sentencepiece_tokenizer._SentencepieceModelResource):
-    """TF-Text's model, owned by the runtime and not by the op that made it.
-
-    Setting TensorFlow's seed (`keras.utils.set_random_seed` too) discards all op
-    kernels, and with them an unnamed model: every tokenizer made before would fail
-    with "resource not found".
-    """
-
-    def __init__(self, proto):
-        self._shared_name = f"sentencepiece_{hashlib.sha256(proto).hexdigest()}"
-        super().__init__(proto, None)
-
-    def _create_resource(self):
-        ops = sentencepiece_tokenizer.gen_sentencepiece_tokenizer
-        return ops.sentencepiece_op(model=self._model, shared_name=self._shared_name)
 
 
 @keras.saving.register_keras_serializable("deberta_tf")
@@ -245,20 +223,20 @@ class DebertaSentencePieceTokenizer(
     Source: Kudo and Richardson 2018; SPEC 6.3.
     """
 
-    PUBLISHED = (_SPM_FILE,)
+    PUBLISHED = ("spm.model",)
 
     def __init__(self, proto=None, **kwargs):
         for name in ("sequence_length", "add_bos", "add_eos"):
             if kwargs.pop(name, None):
-                raise ValueError(
-                    f"{name} is not an option of this tokenizer: pack_segments adds "
-                    "special tokens and pads"
-                )
+                raise ValueError(f"{name} is not an option: pack_segments does that")
         # Ids, whatever the model's policy is.
         kwargs["dtype"] = "int32"
         super().__init__(proto=proto, **kwargs)
 
     def set_proto(self, proto):
+        if isinstance(proto, str):
+            with open(proto, "rb") as file:
+                proto = file.read()
         super().set_proto(proto)
         if proto is None:
             self._set_tokens(None)
@@ -266,21 +244,14 @@ class DebertaSentencePieceTokenizer(
         pieces = keras_hub.tokenizers.SentencePieceTokenizer.get_vocabulary(self)
         if self.mask_token not in pieces:
             pieces.append(self.mask_token)
-        for token in self.special_tokens:
-            if token not in pieces:
-                raise ValueError(
-                    f"proto must have the piece {token!r}: train it with "
-                    "tools/train_tokenizer.py, which puts it there"
-                )
         self._set_tokens(pieces)
 
     def _set_proto_tf(self, proto):
         super()._set_proto_tf(proto)
-        self._sentence_piece._model_resource = _SharedModelResource(proto)
+        self._sentence_piece._model_resource = SharedModelResource(proto)
 
     def load_assets(self, dir_path):
-        with open(os.path.join(dir_path, self.file_assets[0]), "rb") as file:
-            self.set_proto(file.read())
+        self.set_proto(os.path.join(dir_path, self.file_assets[0]))
 
     def _asset_contents(self):
         self._require_vocabulary()
@@ -316,7 +287,7 @@ class DebertaBytePairTokenizer(DebertaTokenizer):
     Source: Radford et al. 2019, section 2.2; SPEC 6.3.
     """
 
-    PUBLISHED = (_VOCABULARY_FILE, _MERGES_FILE)
+    PUBLISHED = ("vocab.json", "merges.txt")
 
     def __init__(
         self,
@@ -349,19 +320,13 @@ class DebertaBytePairTokenizer(DebertaTokenizer):
             self._set_tokens(None)
             return
         vocabulary = byte_pair.read_vocabulary(vocabulary)
-        for token in self.special_tokens:
-            if token not in vocabulary:
-                raise ValueError(
-                    f"vocabulary must have the special token {token!r}: add it, or "
-                    "name its counterpart, as in cls_token='<s>'"
-                )
-        self._encoder = byte_pair.BytePairEncoder(
-            vocabulary, byte_pair.read_merges(merges), vocabulary[self.unk_token]
-        )
         tokens = [""] * (max(vocabulary.values()) + 1)
         for token, index in vocabulary.items():
             tokens[index] = token
         self._set_tokens(tokens)
+        self._encoder = byte_pair.BytePairEncoder(
+            vocabulary, byte_pair.read_merges(merges), self.unk_token_id
+        )
 
     def load_assets(self, dir_path):
         self.set_vocabulary_and_merges(
@@ -371,21 +336,12 @@ class DebertaBytePairTokenizer(DebertaTokenizer):
     def get_config(self):
         return {
             **super().get_config(),
-            "cls_token": self.cls_token,
-            "sep_token": self.sep_token,
-            "pad_token": self.pad_token,
-            "unk_token": self.unk_token,
-            "mask_token": self.mask_token,
+            **{f"{name}_token": getattr(self, f"{name}_token") for name in _SPECIAL},
         }
 
     def _asset_contents(self):
         self._require_vocabulary()
-        merges = "\n".join(["#version: 0.2", *self._encoder.merges, ""])
-        vocabulary = json.dumps(self._encoder.vocabulary, ensure_ascii=False)
-        return {
-            _VOCABULARY_FILE: f"{vocabulary}\n".encode(),
-            _MERGES_FILE: merges.encode(),
-        }
+        return dict(zip(self.PUBLISHED, self._encoder.file_contents(), strict=True))
 
     def _encode(self, strings):
         return self._encoder.encode(strings)
@@ -397,6 +353,25 @@ class DebertaBytePairTokenizer(DebertaTokenizer):
         return byte_pair.token_bytes(token).decode("utf-8", "replace")
 
 
+def load_tokenizer(path):
+    """Loads the tokenizer of a folder, or that of an spm.model file.
+
+    Args:
+        path: str. What `DebertaTokenizer.from_preset` takes, or a file.
+
+    Raises:
+        ValueError: if there is no such file or folder, or no tokenizer in it.
+    """
+    if os.path.isdir(path) or "://" in path:
+        return DebertaTokenizer.from_preset(path)
+    if not os.path.isfile(path):
+        raise ValueError(f"tokenizer: no file or folder {path!r}")
+    try:
+        return DebertaSentencePieceTokenizer(path)
+    except tf.errors.OpError:
+        raise ValueError(f"tokenizer: {path!r} is not a SentencePiece model") from None
+
+
 def _begins_word(text):
     if text.startswith(" "):
         return True
@@ -406,19 +381,20 @@ def _begins_word(text):
 
 def _preset_tokenizer(preset, config_file):
     """The class that a preset holds, and its saved configuration or None."""
+    kinds = (DebertaSentencePieceTokenizer, DebertaBytePairTokenizer)
     if preset_utils.check_file_exists(preset, config_file):
         config = preset_utils.load_json(preset, config_file)
         # Hugging Face's file of the same name has no such key.
         name = config.get("registered_name")
-        for kind in (DebertaSentencePieceTokenizer, DebertaBytePairTokenizer):
+        for kind in kinds:
             if name == keras.saving.get_registered_name(kind):
                 return kind, config["config"]
         if name is not None:
             raise ValueError(f"{preset} holds a {name}, not a tokenizer of DeBERTa")
-    for kind in (DebertaSentencePieceTokenizer, DebertaBytePairTokenizer):
+    for kind in kinds:
         if all(preset_utils.check_file_exists(preset, f) for f in kind.PUBLISHED):
             return kind, None
     raise ValueError(
         f"{preset} has no tokenizer: neither a {config_file} of save_to_preset, nor "
-        f"{_SPM_FILE}, nor {_VOCABULARY_FILE} and {_MERGES_FILE}"
+        "spm.model, nor vocab.json and merges.txt"
     )

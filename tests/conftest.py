@@ -5,14 +5,14 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-import io  # noqa: E402
-import pathlib  # noqa: E402
-import random  # noqa: E402
+import io
+import pathlib
+import random
 
-import keras  # noqa: E402
-import pytest  # noqa: E402
-import sentencepiece  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import keras
+import pytest
+import sentencepiece
+import tensorflow as tf
 
 tf.config.threading.set_intra_op_parallelism_threads(2)
 tf.config.threading.set_inter_op_parallelism_threads(2)

@@ -1,13 +1,30 @@
+import pkgutil
+
 import keras
 import numpy as np
 import pytest
 
 from deberta_tf.distribution import PRIVATE_HOOKS, StrategyFit
+from deberta_tf.sentencepiece_resource import SharedModelResource
+from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
 
 
-@pytest.mark.parametrize("name", PRIVATE_HOOKS)
-def test_keras_still_has_the_private_hook(name):
-    assert hasattr(keras.Sequential([keras.layers.Dense(1)]), name)
+@pytest.mark.parametrize("owner", PRIVATE_HOOKS)
+def test_the_private_hooks_are_still_there(owner):
+    for name in PRIVATE_HOOKS[owner]:
+        assert hasattr(pkgutil.resolve_name(owner), name), f"{owner} lacks {name}"
+
+
+def test_a_compiled_model_still_tracks_its_loss():
+    model = Line()
+    model.compile("sgd", "mse")
+    assert model._loss_tracker.name == "loss"
+
+
+def test_a_tokenizer_still_holds_its_model_by_name(sentencepiece_proto):
+    tokenizer = DebertaSentencePieceTokenizer(sentencepiece_proto)
+    resource = tokenizer._sentence_piece._model_resource
+    assert isinstance(resource, SharedModelResource)
 
 
 class Line(StrategyFit, keras.Model):

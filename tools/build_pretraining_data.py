@@ -27,7 +27,7 @@ def main(argv=None):
     options = _parse(argv)
     _check(options)
     paths = input_files(options.input)
-    tokenizer = _load_tokenizer(options.tokenizer)
+    tokenizer = tokenizers.load_tokenizer(options.tokenizer)
     with files.atomic_directory(options.output) as folder:
         for split in ("train", "held_out") if options.held_out_fraction else ("train",):
             start = time.monotonic()
@@ -113,19 +113,6 @@ def _check_output(output, overwrite):
                 f"{output} holds {name!r}, which this command did not write; it is "
                 "not replaced"
             )
-
-
-def _load_tokenizer(path):
-    if os.path.isdir(path):
-        return tokenizers.DebertaTokenizer.from_preset(path)
-    with open(path, "rb") as file:
-        proto = file.read()
-    try:
-        return tokenizers.DebertaSentencePieceTokenizer(proto)
-    except tf.errors.OpError:
-        raise files.UsageError(
-            f"--tokenizer: {path!r} is not a SentencePiece model"
-        ) from None
 
 
 def input_files(patterns):

@@ -1,0 +1,38 @@
+# From a bare clone, with Python 3.11 or newer and make: `make demo`, `make test`.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PIP_FLAGS ?= --quiet --disable-pip-version-check
+DEMO_DIR ?= build/demo
+
+VENV := .venv
+VENV_PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint format clean
+
+demo: $(INSTALLED)
+	$(VENV_PYTHON) -m tools.demo --dir $(DEMO_DIR)
+
+test: $(INSTALLED)
+	$(VENV_PYTHON) -m pytest
+
+test-slow: $(INSTALLED)
+	$(VENV_PYTHON) -m pytest -m "slow or network"
+
+lint: $(INSTALLED)
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+
+format: $(INSTALLED)
+	$(VENV_PYTHON) -m ruff check --fix .
+	$(VENV_PYTHON) -m ruff format .
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV_PYTHON) -m pip install $(PIP_FLAGS) -r requirements-dev.txt -c constraints.txt
+	@touch $@

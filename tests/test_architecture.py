@@ -1,0 +1,114 @@
+"""Imports run one way: DESIGN 1."""
+
+import ast
+import graphlib
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+FOLDERS = ("deberta_tf", "trainers", "tools")
+FILES = sorted(path for name in FOLDERS for path in (ROOT / name).rglob("*.py"))
+
+# Modules of deberta_tf from the ground up; a module may import its own line and
+# those above it.
+LEVELS = [
+    {
+        "files",
+        "sentencepiece_resource",
+        "byte_pair",
+        "packing",
+        "masking",
+        "metrics",
+        "optimization",
+    },
+    {"tokenizers", "rows"},
+    {"relative_position", "published", "checkpoints", "distribution", "serving"},
+    {"attention"},
+    {"embeddings", "encoder", "backbone"},
+    {"heads"},
+    {"base_task", "masked_lm", "tasks"},
+]
+REFERENCE_ONLY = {"torch", "jax", "transformers", "onnxruntime", "flax"}
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): ast.parse(path.read_text("utf-8")) for path in FILES}
+
+
+def imported(tree):
+    """Names of the modules that the import statements below a node name."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "own modules are imported by their full names"
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else node.module for name in full}
+    return names
+
+
+def is_own(name):
+    return name.split(".")[0] in FOLDERS
+
+
+def level(name):
+    part = name.split(".")[1]
+    return next((i for i, names in enumerate(LEVELS) if part in names), None)
+
+
+LIBRARY = [name for name in MODULES if name.startswith("deberta_tf.")]
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_every_library_module_has_its_level(name):
+    assert level(name) is not None, f"place {name} in LEVELS"
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_library_modules_import_their_level_or_lower(name):
+    own = {other for other in imported(MODULES[name]) if is_own(other)}
+    assert {other for other in own if other not in LIBRARY} == set()
+    assert {other for other in own if level(other) > level(name)} == set()
+
+
+def test_no_two_library_modules_import_each_other():
+    graph = {name: imported(MODULES[name]) & set(LIBRARY) for name in LIBRARY}
+    graphlib.TopologicalSorter(graph).prepare()  # Raises CycleError, with the cycle.
+
+
+@pytest.mark.parametrize(
+    ("folder", "stranger"),
+    [("trainers", "tools"), ("tools", "trainers")],
+)
+def test_trainers_and_tools_stay_apart(folder, stranger):
+    inside = [name for name in MODULES if name.split(".")[0] == folder]
+    strangers = {
+        (name, other)
+        for name in inside
+        for other in imported(MODULES[name])
+        if other.split(".")[0] == stranger
+    }
+    assert strangers == set()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_own_modules_are_imported_at_the_top_of_a_file(name):
+    statements = {
+        statement
+        for statement in ast.walk(MODULES[name])
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef | ast.Lambda)
+    }
+    inner = {other for statement in statements for other in imported(statement)}
+    assert {other for other in inner if is_own(other)} == set()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_imports_other_frameworks(name):
+    packages = {other.split(".")[0] for other in imported(MODULES[name])}
+    assert packages & REFERENCE_ONLY == set()

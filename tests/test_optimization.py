@@ -1,0 +1,95 @@
+"""The schedule against the official one, and what weight decay reaches."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deberta_tf.optimization import WarmupLinear, adamw
+
+
+@pytest.mark.parametrize(
+    ("name", "continuous"), [("warmup_linear_shift", True), ("warmup_linear", False)]
+)
+def test_the_schedule_is_the_official_one(golden, name, continuous):
+    official = json.loads((golden / "schedules.json").read_text())
+    schedule = WarmupLinear(
+        0.5, official["total"], official["warmup_steps"], continuous=continuous
+    )
+    rates = [float(schedule(step)) for step in official["steps"]]
+    # 1e-7: one rounding to float32.
+    np.testing.assert_allclose(rates, 0.5 * np.array(official[name]), atol=1e-7)
+
+
+def test_without_warm_up_the_first_step_has_the_peak():
+    assert float(WarmupLinear(2.0, 10)(0)) == 2.0
+
+
+def test_past_the_last_step_the_rate_stays_zero():
+    assert float(WarmupLinear(2.0, 10, 2)(15)) == 0.0
+
+
+def test_the_schedule_survives_serialization():
+    schedule = WarmupLinear(2.0, 10, 3, continuous=False)
+    copy = keras.optimizers.schedules.deserialize(
+        keras.optimizers.schedules.serialize(schedule)
+    )
+    assert copy.get_config() == schedule.get_config()
+    assert float(copy(tf.constant(7, tf.int64))) == float(schedule(7))
+
+
+def test_a_warm_up_without_an_end_is_refused():
+    with pytest.raises(ValueError, match="warmup_steps=10, total_steps=10"):
+        WarmupLinear(1.0, 10, 10)
+
+
+def small_model():
+    return keras.Sequential(
+        [
+            keras.layers.Embedding(5, 4, name="token_embedding"),
+            keras.layers.LayerNormalization(name="layer_norm"),
+            keras.layers.Dense(3, bias_initializer="ones", name="dense"),
+        ]
+    )
+
+
+def test_tables_and_kernels_decay_and_biases_and_norms_do_not():
+    model = small_model()
+    model.build((None, 2))
+    # Another scale and offset than the initial ones, which decay could not move.
+    model.layers[1].beta.assign([1.0] * 4)
+    before = {v.path: v.numpy() for v in model.trainable_variables}
+    optimizer = adamw(0.5, weight_decay=0.1)
+    zeros = [tf.zeros(v.shape) for v in model.trainable_variables]
+    optimizer.apply_gradients(zip(zeros, model.trainable_variables, strict=True))
+    shrunk = {
+        v.path.split("/", 1)[1]
+        for v in model.trainable_variables
+        if not np.array_equal(v.numpy(), before[v.path])
+    }
+    assert shrunk == {"token_embedding/embeddings", "dense/kernel"}
+    kernel = model.layers[2].kernel
+    # Times 1 - learning rate x decay; 1e-6 is a rounding to float32.
+    np.testing.assert_allclose(kernel, before[kernel.path] * 0.95, rtol=1e-6)
+
+
+def test_updates_follow_adamw_with_bias_correction():
+    draw = np.random.default_rng(3)
+    start, gradients = draw.normal(size=4), draw.normal(size=(6, 4))
+    schedule = WarmupLinear(0.05, 6, 2)
+    variable = keras.Variable(start, name="kernel")
+    optimizer = adamw(schedule, weight_decay=0.1)
+    for gradient in gradients:
+        optimizer.apply_gradients([(tf.constant(gradient, tf.float32), variable)])
+
+    w, m, v = start.copy(), 0.0, 0.0
+    for step, gradient in enumerate(gradients):
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        correction = np.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1))
+        rate = float(schedule(step))
+        w -= rate * (correction * m / (np.sqrt(v) + 1e-6) + 0.1 * w)
+    # 1e-6: float32 sums over six steps.
+    np.testing.assert_allclose(variable.numpy(), w, atol=1e-6)

@@ -1,0 +1,143 @@
+import fcntl
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tools.stages import Stage, StageError, minutes, run_stages
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Adds a line to the file that it is given, and then obeys.
+APPEND = "import sys; print(sys.argv[2], file=open(sys.argv[1], 'a')); "
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return str(tmp_path / "demo")
+
+
+def appending_stage(folder, name, text="once", then="", resumes=False):
+    output = os.path.join(folder, f"{name}.out")
+    arguments = ("-c", APPEND + then, output, text)
+    return Stage(name, f"stage {name}", arguments, output, resumes)
+
+
+def lines_of(stage):
+    return pathlib.Path(stage.output).read_text().split()
+
+
+def test_stages_run_in_order_and_print_a_line_each(folder, capfd):
+    stages = [appending_stage(folder, name) for name in ("first", "second")]
+    markers = run_stages(stages, folder)
+    assert [lines_of(stage) for stage in stages] == [["once"], ["once"]]
+    printed = capfd.readouterr().out.splitlines()
+    assert [line.split() for line in printed] == [
+        ["stage", "first", "0:00"],
+        ["stage", "second", "0:00"],
+    ]
+    assert all(marker["done"] and marker["peak_mib"] > 0 for marker in markers)
+
+
+def test_what_is_done_is_not_run_again(folder, capfd):
+    stage = appending_stage(folder, "first")
+    first = run_stages([stage], folder)
+    assert run_stages([stage], folder) == first
+    assert lines_of(stage) == ["once"]
+    assert capfd.readouterr().out.splitlines()[1].endswith("done before")
+
+
+def test_a_changed_command_runs_again_on_a_clean_output_and_so_do_those_after(folder):
+    before, last = (appending_stage(folder, name) for name in ("before", "last"))
+    run_stages([before, appending_stage(folder, "middle", "old"), last], folder)
+    pathlib.Path(last.output).write_text("stale")
+    changed = appending_stage(folder, "middle", "new")
+    run_stages([before, changed, last], folder)
+    assert lines_of(before) == ["once"]
+    assert lines_of(changed) == ["new"]
+    assert lines_of(last) == ["once"]
+
+
+@pytest.mark.parametrize(("resumes", "lines"), [(True, 2), (False, 1)])
+def test_a_failed_stage_keeps_its_output_only_if_it_goes_on_with_it(
+    folder, resumes, lines
+):
+    broken = os.path.join(folder, "broken")
+    then = f"import os; sys.exit(os.path.exists({broken!r}))"
+    stage = appending_stage(folder, "first", then=then, resumes=resumes)
+    os.makedirs(folder)
+    pathlib.Path(broken).touch()
+    with pytest.raises(StageError, match="exit code 1"):
+        run_stages([stage], folder)
+    os.unlink(broken)
+    run_stages([stage], folder)
+    assert lines_of(stage) == ["once"] * lines
+
+
+def test_a_failure_shows_the_end_of_the_log_and_its_name(folder):
+    then = "[print(f'line {i}') for i in range(99)]; sys.exit('bad vocabulary')"
+    stage = appending_stage(folder, "first", then=then)
+    with pytest.raises(StageError) as failure:
+        run_stages([stage, appending_stage(folder, "second")], folder)
+    message = str(failure.value)
+    assert os.path.join(folder, "logs", "first.txt") in message
+    assert message.endswith("bad vocabulary")
+    assert "line 50" not in message
+    assert not os.path.exists(os.path.join(folder, "second.out"))
+
+
+def test_the_times_of_interrupted_runs_add_up(folder):
+    then = "import time; time.sleep(0.2); sys.exit(1)"
+    stage = appending_stage(folder, "first", then=then, resumes=True)
+    for _ in range(2):
+        with pytest.raises(StageError):
+            run_stages([stage], folder)
+    path = os.path.join(folder, "stages", "first.json")
+    marker = json.loads(pathlib.Path(path).read_text())
+    assert marker["seconds"] >= 0.4
+    assert not marker["done"]
+
+
+def test_two_runs_in_one_folder_are_refused(folder):
+    run_stages([], folder)
+    with open(os.path.join(folder, "stages", "lock")) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StageError, match="Another run"):
+            run_stages([appending_stage(folder, "first")], folder)
+
+
+def test_a_terminated_run_takes_its_command_along_and_can_be_continued(folder):
+    script = (
+        "import signal, sys; from tools.demo import end; "
+        "from tools.stages import Stage, run_stages; "
+        "signal.signal(signal.SIGTERM, end); "
+        "run_stages([Stage('a', 'a', ('-c', sys.argv[2]), 'none')], sys.argv[1])"
+    )
+    sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, folder, sleeper],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
+    log = pathlib.Path(folder, "logs", "a.txt")
+    while not (log.exists() and log.read_text().endswith("\n")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text()), 0)
+    run_stages([appending_stage(folder, "first")], folder)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00"), (59.7, "1:00"), (61, "1:01"), (3600, "60:00")]
+)
+def test_times_are_minutes_and_seconds(seconds, text):
+    assert minutes(seconds) == text

@@ -1,0 +1,1 @@
+"""Commands that train: `python -m trainers.pretrain`, `python -m trainers.finetune`."""

@@ -1,0 +1,287 @@
+"""What happens between the steps of `fit`: log, evaluate, save, stop."""
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+
+import keras
+import tensorflow as tf
+
+from deberta_tf import files
+from trainers.state import TrainingDiverged
+
+SCALARS_FILE = "metrics.jsonl"
+SCORES_FILE = "scores.json"
+
+
+class StepCallback(keras.callbacks.Callback):
+    """Calls `on_step(step, logs)` after each step, counted over all runs from 1."""
+
+    def __init__(self, first_step):
+        super().__init__()
+        self.first_step = first_step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.on_step(self.first_step + batch + 1, logs)
+
+    def on_step(self, step, logs):
+        raise NotImplementedError
+
+
+class StopOnNonFinite(StepCallback):
+    """Raises TrainingDiverged at the step whose loss is NaN or infinite."""
+
+    def __init__(self, first_step, state=None):
+        super().__init__(first_step)
+        self.state = state
+
+    def on_step(self, step, logs):
+        # A mean since the last line: finite until a loss in it is not.
+        if not math.isfinite(logs["loss"]):
+            remains = f". {self.state.last_good()}" if self.state else ""
+            raise TrainingDiverged(
+                f"the loss is {logs['loss']} at step {step}{remains}"
+            )
+
+
+class Scalars:
+    """Scalars by step, to `metrics.jsonl` and to TensorBoard.
+
+    Args:
+        model_dir: str.
+        first_step: int. Lines of later steps, from a run that was killed before it
+            saved them, are taken out of `metrics.jsonl`.
+    """
+
+    def __init__(self, model_dir, first_step):
+        self._path = os.path.join(model_dir, SCALARS_FILE)
+        kept = [line for line in _lines(self._path) if line["step"] <= first_step]
+        files.atomic_write(self._path, "".join(map(json_line, kept)))
+        folder = os.path.join(model_dir, "tensorboard")
+        self._board = tf.summary.create_file_writer(folder)
+
+    def write(self, step, scalars):
+        """Writes {name: number}; a name is "train/loss", "dev/accuracy" and so on."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json_line({"step": step, **scalars}))
+        with self._board.as_default(step=step):
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value)
+        self._board.flush()
+
+
+def _lines(path):
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            # Only the last line can be cut short, by a kill in the midst of it.
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+class Progress(StepCallback):
+    """A line every `log_every` steps: mean loss since the last, rate, speed, ETA.
+
+    Speed is that of steps alone: neither the first one, which traces and compiles,
+    nor evaluations and checkpoints count.
+    """
+
+    def __init__(
+        self, first_step, total_steps, batch_size, log_every, schedule, scalars
+    ):
+        super().__init__(first_step)
+        self.total_steps = total_steps
+        self.batch_size = batch_size
+        self.log_every = log_every
+        self.schedule = schedule
+        self.scalars = scalars
+        self._durations = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._began = time.perf_counter()
+
+    def on_step(self, step, logs):
+        self._durations.append(time.perf_counter() - self._began)
+        if step == self.first_step + 1:
+            print(f"first step: {self._durations[0]:.1f} s, compilation included")
+        if step % self.log_every == 0 or step == self.total_steps:
+            self._report(step, logs)
+            # The loss that Keras logs is the mean since this.
+            self.model.reset_metrics()
+            self._durations = []
+        elif step == self.first_step + 1:
+            self._durations = []
+
+    def _report(self, step, logs):
+        seconds = sum(self._durations) / len(self._durations)
+        rate = float(self.schedule(step - 1))
+        speed = self.batch_size / seconds
+        left = duration(seconds * (self.total_steps - step))
+        print(
+            f"step {step}/{self.total_steps}  loss {logs['loss']:.4f}  "
+            f"learning rate {rate:.2e}  {speed:,.1f} examples/s  {left} left",
+            flush=True,
+        )
+        self.scalars.write(
+            step,
+            {
+                "train/loss": float(logs["loss"]),
+                "train/learning_rate": rate,
+                "train/examples_per_second": speed,
+            },
+        )
+
+
+class Evaluate(StepCallback):
+    """Scores the model every `every` steps and at the end, and keeps the best.
+
+    The best so far is the preset `preset_dir`, its scores are in `scores.json` there.
+
+    Args:
+        first_step, total_steps, every: ints.
+        evaluate: callable from the task to {name: score}.
+        best_by: str. The score that decides.
+        larger_is_better: bool.
+        name: str. What the scores are of, such as "dev".
+        preset_dir: str.
+        scalars: `Scalars`.
+    """
+
+    def __init__(
+        self,
+        first_step,
+        total_steps,
+        every,
+        evaluate,
+        best_by,
+        larger_is_better,
+        name,
+        preset_dir,
+        scalars,
+    ):
+        super().__init__(first_step)
+        self.total_steps = total_steps
+        self.every = every
+        self.evaluate = evaluate
+        self.best_by = best_by
+        self.sign = 1 if larger_is_better else -1
+        self.name = name
+        self.preset_dir = preset_dir
+        self.scalars = scalars
+        best = read_scores(preset_dir)
+        self.best = -math.inf if best is None else self.sign * best[best_by]
+
+    def on_step(self, step, logs):
+        if step % self.every and step != self.total_steps:
+            return
+        began = time.perf_counter()
+        scores = self.evaluate(self.model)
+        better = self.sign * scores[self.best_by] > self.best
+        if better:
+            self.best = self.sign * scores[self.best_by]
+            save_preset(self.model, self.preset_dir, {"step": step, **scores})
+        print(
+            f"step {step}/{self.total_steps}  {self.name}: {in_words(scores)}  "
+            f"({time.perf_counter() - began:.1f} s{', best so far' if better else ''})",
+            flush=True,
+        )
+        named = {f"{self.name}/{name}": value for name, value in scores.items()}
+        self.scalars.write(step, named)
+
+
+class Checkpoint(StepCallback):
+    """Saves the training state every `every` steps, at the end, and when told to stop.
+
+    Args:
+        first_step, total_steps, every: ints.
+        state: `TrainingState`.
+        interruption: `Interruption`.
+    """
+
+    def __init__(self, first_step, total_steps, every, state, interruption):
+        super().__init__(first_step)
+        self.total_steps = total_steps
+        self.every = every
+        self.state = state
+        self.interruption = interruption
+
+    def on_step(self, step, logs):
+        stop = self.interruption.signal is not None
+        if stop or step % self.every == 0 or step == self.total_steps:
+            self.state.save(step)
+        if stop and step < self.total_steps:
+            print(f"saved at step {step}; the same command goes on from there")
+            self.model.stop_training = True
+
+
+class Interruption:
+    """Notes the first SIGINT or SIGTERM, so that the step can end; the second kills.
+
+    Attributes:
+        signal: int, the signal that came, or None.
+    """
+
+    def __init__(self):
+        self.signal = None
+        self._handlers = {}
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, _frame):
+        self.signal = number
+        self.__exit__()
+        print("interrupted: saving after this step", file=sys.stderr, flush=True)
+
+
+def save_preset(task, preset_dir, scores):
+    """Saves a task as a preset with `scores.json` in it, both or neither."""
+    # Keras would put the optimizer's moments, twice the weights, beside the head.
+    optimizer, task.optimizer = task.optimizer, None
+    try:
+        with files.atomic_directory(preset_dir) as folder:
+            task.save_to_preset(folder)
+            files.write_json(os.path.join(folder, SCORES_FILE), scores)
+    finally:
+        task.optimizer = optimizer
+
+
+def read_scores(preset_dir):
+    """The `scores.json` of a preset, or None."""
+    path = os.path.join(preset_dir, SCORES_FILE)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def json_line(values):
+    """A line of a .jsonl file."""
+    return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+def in_words(scores):
+    """{"macro_f1": 0.5} as "macro F1 0.5000", for a line of output."""
+    return ", ".join(
+        f"{name.replace('_', ' ').replace('f1', 'F1')} {value:.4f}"
+        for name, value in scores.items()
+    )
+
+
+def duration(seconds):
+    """Time as h:mm:ss, or m:ss below an hour."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    )

@@ -1,0 +1,366 @@
+"""Fine-tunes a DeBERTa to classify texts or pairs of texts, or to score them.
+
+    python -m trainers.finetune --preset runs/small/preset --model_dir runs/sentiment \\
+        --train train.csv --dev dev.csv --test test.csv --text_columns text
+
+The result is the preset `model_dir/preset`, the weights that scored best on dev, and
+`results.json`. The same command goes on where an interrupted one was.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import math
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from deberta_tf import files, metrics
+from deberta_tf.backbone import DebertaBackbone
+from deberta_tf.embeddings import check_absolute_length
+from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
+from trainers import batches, callbacks, examples, run
+from trainers.config import check_at_least, check_choice, check_share, parse
+
+REGRESSION_SCORES = {
+    "pearson": metrics.pearson_correlation,
+    "spearman": metrics.spearman_correlation,
+}
+CLASS_SCORES = {
+    "accuracy": metrics.accuracy,
+    "macro_f1": metrics.macro_f1,
+    "matthews": metrics.matthews_correlation,
+}
+# Texts tokenised at once.
+CHUNK = 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(run.RunConfig):
+    """Fine-tunes a DeBERTa to classify texts or pairs of texts, or to score them."""
+
+    preset: str
+    """Folder of a preset (masked LM, classifier or backbone; the head is new) or of a
+    Hugging Face or Microsoft checkpoint; or a published size with load_weights
+    false."""
+    load_weights: bool = True
+    """Take the preset's weights; false: its geometry and tokenizer alone."""
+    tokenizer: str | None = None
+    """Folder or file of the tokenizer, where the preset has none."""
+    train: str
+    """Examples to train on: .csv, .tsv, .jsonl or tfds:BUILDER:SPLIT."""
+    dev: str
+    """Examples that decide which weights are kept."""
+    test: str | None = None
+    """Examples that the kept weights are scored on; without labels: predicted only."""
+    text_columns: tuple[str, ...] = ("sentence",)
+    """Columns of the text, or of the two texts of a pair, separated by a comma."""
+    label_column: str = "label"
+    """Column of the label."""
+    labels: tuple[str, ...] | None = None
+    """Names of the classes, in order; none: the labels of train, sorted."""
+    regression: bool = False
+    """Labels are numbers to predict, not classes."""
+    sequence_length: int = 128
+    """Tokens of an example, special ones included; longer texts are cut."""
+    epochs: float = 3.0
+    """Passes over the training examples; 0.5: half of one."""
+    learning_rate: float = 5e-5
+    """Peak of the learning rate, reached after the warm-up; it then falls to 0."""
+    warmup_fraction: float = 0.1
+    """Share of the steps over which the learning rate rises."""
+    classifier_dropout: float | None = None
+    """Rate before the logits; none: the backbone's."""
+    eval_every: int | None = None
+    """Steps between evaluations on dev; none: an epoch."""
+    best_by: str | None = None
+    """Dev score that decides; none: accuracy, or pearson for a regression."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(self, 1, "eval_every")
+        check_share(self, "warmup_fraction", "classifier_dropout")
+        if self.epochs <= 0:
+            raise files.UsageError(f"epochs must be above 0. Received: {self.epochs}")
+        if len(self.text_columns) not in (1, 2):
+            raise files.UsageError(
+                "text_columns must be one name, or two for pairs. "
+                f"Received: {', '.join(self.text_columns) or 'none'}"
+            )
+        # A token of each text, and the special ones.
+        check_at_least(self, 1 + 2 * len(self.text_columns), "sequence_length")
+        if self.regression and self.labels is not None:
+            raise files.UsageError("a regression has no classes: leave out --labels")
+        if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
+            raise files.UsageError(
+                "labels must be two or more different names. "
+                f"Received: {', '.join(self.labels) or 'none'}"
+            )
+        if self.best_by is not None:
+            scores = REGRESSION_SCORES if self.regression else CLASS_SCORES
+            check_choice(self, "best_by", scores)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Examples as arrays.
+
+    Attributes:
+        inputs: dict of int32 (n, sequence_length), the model's inputs.
+        targets: int32 (n,) class ids, or float32 (n,) scores; None: no labels.
+    """
+
+    inputs: dict
+    targets: np.ndarray | None
+
+    def __len__(self):
+        return len(self.inputs["token_ids"])
+
+
+def main(argv=None):
+    config = parse(FinetuneConfig, argv)
+    if run.begin(config):
+        return 0
+    splits = read_splits(config)
+    names = None if config.regression else class_names(config, splits["train"])
+    task = build_task(config, names)
+    encoded = encode_splits(config, task, splits, names)
+    train = encoded["train"]
+    total_steps = math.ceil(config.epochs * len(train) / config.batch_size)
+    warmup_steps = math.floor(config.warmup_fraction * total_steps)
+    schedule = run.compile_task(task, config, total_steps, warmup_steps)
+    run.describe(task, len(train), total_steps, config)
+    training = functools.partial(training_batches, config, train)
+    steps_per_epoch = math.ceil(len(train) / config.batch_size)
+    evaluation = dev_evaluation(config, encoded["dev"], steps_per_epoch)
+    if config.dry_run:
+        return run.dry_run(task, training, evaluation)
+    facts = {"train": digest(train), "dev": digest(encoded["dev"]), "labels": names}
+    stopped_by = run.train(task, config, schedule, training, evaluation, facts)
+    if stopped_by:
+        return 128 + stopped_by
+    preset = run.preset_dir(config)
+    best = DebertaTextClassifier.from_preset(
+        preset, dtype=config.precision, compile=False
+    )
+    best.compile(jit_compile=config.jit_compile)
+    results = {
+        "step": callbacks.read_scores(preset)["step"],
+        **score_splits(config, best, encoded, names),
+        "majority_class": None if config.regression else majority(encoded, names),
+        "parameters": task.count_params(),
+    }
+    run.finish(config, results)
+
+
+def read_splits(config):
+    """{"train", "dev" and, where given, "test": `Examples`}."""
+    sources = {"train": config.train, "dev": config.dev, "test": config.test}
+    return {
+        name: examples.read_examples(
+            source, config.text_columns, config.label_column, name != "test"
+        )
+        for name, source in sources.items()
+        if source is not None
+    }
+
+
+def class_names(config, train):
+    """The declared labels, or those of the training examples.
+
+    Raises:
+        UsageError: if there is one class only.
+    """
+    names = list(config.labels or examples.label_names(train.labels))
+    if len(names) < 2:
+        raise files.UsageError(
+            f"{train.source} has the one label {names[0]!r}; classes must be two or "
+            "more. Declare them with --labels"
+        )
+    return names
+
+
+def build_task(config, names):
+    """The classifier with the preset's backbone and tokenizer and a new head.
+
+    Raises:
+        ValueError: if the preset is missing, has no tokenizer, its vocabulary does not
+            match, or it has fewer absolute positions than `sequence_length`.
+    """
+    backbone = DebertaBackbone.from_preset(
+        config.preset, load_weights=config.load_weights, dtype=config.precision
+    )
+    tokenizer = run.load_tokenizer(config)
+    preprocessor = DebertaTextClassifierPreprocessor(tokenizer, config.sequence_length)
+    if backbone.absolute_position_input:
+        check_absolute_length(config.sequence_length, backbone.max_sequence_length)
+    return DebertaTextClassifier(
+        backbone,
+        num_classes=1 if config.regression else len(names),
+        labels=names,
+        dropout=config.classifier_dropout,
+        preprocessor=preprocessor,
+    )
+
+
+def encode_splits(config, task, splits, names):
+    """{split: `Encoded`}; prints how many examples are cut, and the class counts."""
+    encoded = {}
+    for split, data in splits.items():
+        inputs = encode(task, data.texts)
+        targets = None
+        if data.labels is not None:
+            targets = (
+                examples.target_scores(data)
+                if config.regression
+                else examples.class_ids(data, names)
+            )
+        encoded[split] = Encoded(inputs, targets)
+        full = int(np.count_nonzero(inputs["padding_mask"][:, -1]))
+        print(
+            f"{split}: {len(data):,} examples{_class_counts(targets, names)}; "
+            f"{full:,} fill all {config.sequence_length} tokens or are cut",
+            flush=True,
+        )
+    return encoded
+
+
+def _class_counts(targets, names):
+    if targets is None or names is None:
+        return ""
+    counts = np.bincount(targets, minlength=len(names))
+    listed = (f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
+    return f" ({', '.join(listed)})"
+
+
+def encode(task, texts):
+    """Tokenises and packs texts once, for all epochs.
+
+    Args:
+        task: `DebertaTextClassifier`.
+        texts: tuple of one or two lists of str.
+
+    Returns:
+        dict of int32 (n, sequence_length), the task's inputs.
+    """
+    parts = []
+    for start in range(0, len(texts[0]), CHUNK):
+        chunk = tuple(tf.constant(text[start : start + CHUNK]) for text in texts)
+        packed = task.preprocessor(chunk if len(chunk) > 1 else chunk[0])
+        parts.append({name: packed[name].numpy() for name in task.input})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def digest(encoded):
+    """SHA-256 of ids and labels, hex."""
+    summary = hashlib.sha256(encoded.inputs["token_ids"].tobytes())
+    summary.update(encoded.targets.tobytes())
+    return summary.hexdigest()
+
+
+def training_batches(config, train, first_step, last_step):
+    """Batches of the steps, as `fit` takes them."""
+    numbers = batches.training_rows(
+        len(train), config.batch_size, config.seed, first_step, last_step
+    )
+    inputs, targets = _on_host(train.inputs), _on_host({"y": train.targets})["y"]
+    return numbers.map(
+        lambda _, row: (_gather(inputs, row), tf.gather(targets, row))
+    ).prefetch(2)
+
+
+def predict(config, task, inputs, max_batches=-1):
+    """Logits, float32 (n, classes), in the order of the examples."""
+    num_rows = len(inputs["token_ids"])
+    numbers = batches.rows_in_order(num_rows, config.batch_size).take(max_batches)
+    held = _on_host(inputs)
+    dataset = numbers.map(lambda _, row: (_gather(held, row),)).prefetch(2)
+    return task.predict(dataset, verbose=0)[:num_rows]
+
+
+def dev_evaluation(config, dev, steps_per_epoch):
+    """When dev is scored, and by what the weights to keep are chosen."""
+    names = list(REGRESSION_SCORES if config.regression else CLASS_SCORES)
+
+    def evaluate(task, max_batches=-1):
+        logits = predict(config, task, dev.inputs, max_batches)
+        return score(logits, dev.targets[: len(logits)])
+
+    every = config.eval_every or steps_per_epoch
+    return run.Evaluation(evaluate, every, config.best_by or names[0], True, "dev")
+
+
+def score(logits, targets):
+    """{name: score}, of classes, or of a regression where there is one logit.
+
+    Args:
+        logits: float (n, classes), or (n, 1).
+        targets: int (n,) class ids, or float (n,).
+    """
+    if logits.shape[1] == 1:
+        return {
+            name: function(logits[:, 0], targets)
+            for name, function in REGRESSION_SCORES.items()
+        }
+    predictions = np.argmax(logits, axis=1)
+    return {
+        name: function(predictions, targets) for name, function in CLASS_SCORES.items()
+    }
+
+
+def score_splits(config, task, encoded, names):
+    """Scores of dev and test; their predictions go to predictions-<split>.jsonl."""
+    scores = {}
+    for split in ("dev", "test"):
+        if split not in encoded:
+            continue
+        logits = predict(config, task, encoded[split].inputs)
+        targets = encoded[split].targets
+        write_predictions(config, split, logits, targets, names)
+        scores[split] = None if targets is None else score(logits, targets)
+    return scores
+
+
+def write_predictions(config, split, logits, targets, names):
+    """A JSON line an example: row from 1, prediction, scores of the classes, label."""
+    lines = []
+    for row, logit in enumerate(logits.astype(np.float64)):
+        if names is None:
+            line = {"row": row + 1, "prediction": float(logit[0])}
+        else:
+            shares = np.exp(logit - logit.max())
+            shares = (shares / shares.sum()).round(6)
+            line = {"row": row + 1, "prediction": names[int(logit.argmax())]}
+            line["scores"] = dict(zip(names, shares.tolist(), strict=True))
+        if targets is not None:
+            label = targets[row]
+            line["label"] = float(label) if names is None else names[label]
+        lines.append(callbacks.json_line(line))
+    path = os.path.join(config.model_dir, f"predictions-{split}.jsonl")
+    files.atomic_write(path, "".join(lines))
+
+
+def majority(encoded, names):
+    """Accuracy of always saying the most frequent class of the training examples."""
+    counts = np.bincount(encoded["train"].targets)
+    scores = {
+        split: float(np.mean(encoded[split].targets == counts.argmax()))
+        for split in ("dev", "test")
+        if split in encoded and encoded[split].targets is not None
+    }
+    return {"label": names[int(counts.argmax())], **scores}
+
+
+def _on_host(arrays):
+    # Else a GPU would hold the data, and copy every batch back.
+    with tf.device("CPU:0"):
+        return {name: tf.constant(array) for name, array in arrays.items()}
+
+
+def _gather(inputs, row):
+    return {name: tf.gather(array, row) for name, array in inputs.items()}
+
+
+if __name__ == "__main__":
+    files.run_command(main)

@@ -1,0 +1,306 @@
+"""What the trainers share: settings of a run, optimizer, `fit` over all its steps."""
+
+import dataclasses
+import json
+import os
+import time
+
+import keras
+import tensorflow as tf
+
+from deberta_tf import files, tokenizers
+from deberta_tf.optimization import WarmupLinear, adamw
+from trainers import callbacks
+from trainers.config import as_json, changed_settings, check_at_least, check_choice
+from trainers.state import TrainingState
+
+CONFIG_FILE = "config.json"
+RESULTS_FILE = "results.json"
+PRESET = "preset"
+MAY_CHANGE = ("model_dir", "log_every", "save_every", "dry_run")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Settings that all trainers have.
+
+    A run that was interrupted goes on when the same command is given again. Of its
+    settings only those in `MAY_CHANGE` may then be others.
+    """
+
+    model_dir: str
+    """Folder of the run: checkpoints, metrics.jsonl, TensorBoard, the preset."""
+    batch_size: int = 32
+    """Examples a step."""
+    learning_rate: float = 1e-4
+    """Peak of the learning rate, reached after the warm-up; it then falls to 0."""
+    official_schedule: bool = False
+    """Fall along the line from the peak at step 0, as the official code does, with a
+    jump where the warm-up ends."""
+    weight_decay: float = 0.01
+    """Decoupled decay of all parameters but biases and layer norms."""
+    clip_norm: float | None = 1.0
+    """Longest gradient, over all parameters together; none: no clipping."""
+    adam_beta_1: float = 0.9
+    """Decay of Adam's first moment, a step."""
+    adam_beta_2: float = 0.999
+    """Decay of Adam's second moment, a step."""
+    adam_epsilon: float = 1e-6
+    """Added to the root of Adam's second moment."""
+    seed: int = 1234
+    """Of initial weights, order of the data, dropout and masks."""
+    precision: str = "float32"
+    """Keras dtype policy: float32, mixed_bfloat16 or mixed_float16."""
+    jit_compile: bool = False
+    """Compile the step with XLA."""
+    log_every: int = 50
+    """Steps between progress lines."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    dry_run: bool = False
+    """Check everything, run one step and one evaluation batch, write nothing."""
+
+    def __post_init__(self):
+        check_at_least(self, 1, "batch_size", "log_every", "save_every")
+        check_at_least(self, 0, "learning_rate", "weight_decay", "clip_norm", "seed")
+        check_choice(self, "precision", PRECISIONS)
+
+
+def begin(config):
+    """Prints the settings; returns whether the run is finished already.
+
+    Raises:
+        UsageError: if `model_dir` holds a run of other settings.
+    """
+    print(json.dumps(as_json(config), indent=2), flush=True)
+    finished = os.path.exists(os.path.join(config.model_dir, RESULTS_FILE))
+    if finished or _has_checkpoint(config):
+        saved = _read_json(config, CONFIG_FILE)["settings"]
+        _refuse_changes(config, changed_settings(saved, config, MAY_CHANGE))
+    if finished and not config.dry_run:
+        results = json.dumps(_read_json(config, RESULTS_FILE), indent=2)
+        print(f"{config.model_dir} is finished; its results:\n{results}")
+    keras.utils.set_random_seed(config.seed)
+    return finished and not config.dry_run
+
+
+def load_tokenizer(config):
+    """The tokenizer of `config.tokenizer`, else that of `config.preset`.
+
+    Raises:
+        UsageError: if there is none, or the weights are of another one.
+    """
+    own = _tokenizer_of_preset(config.preset)
+    if config.tokenizer is None:
+        if own is None:
+            raise files.UsageError(
+                f"preset {config.preset!r} has no tokenizer: give --tokenizer"
+            )
+        return own
+    given = tokenizers.load_tokenizer(config.tokenizer)
+    if own and config.load_weights and own.fingerprint() != given.fingerprint():
+        raise files.UsageError(
+            f"{config.tokenizer} is not the tokenizer that preset {config.preset} was "
+            "trained with: leave out --tokenizer"
+        )
+    return given
+
+
+def compile_task(task, config, total_steps, warmup_steps):
+    """Compiles a task for `fit`; returns the schedule.
+
+    Raises:
+        ValueError: if the warm-up is not shorter than the training.
+    """
+    schedule = WarmupLinear(
+        config.learning_rate,
+        total_steps,
+        warmup_steps,
+        continuous=not config.official_schedule,
+    )
+    optimizer = adamw(
+        schedule,
+        config.weight_decay,
+        config.adam_beta_1,
+        config.adam_beta_2,
+        config.adam_epsilon,
+    )
+    # No metrics in the step: the evaluations have the scores.
+    task.compile(
+        optimizer=optimizer,
+        metrics=None,
+        weighted_metrics=None,
+        global_clipnorm=config.clip_norm,
+        jit_compile=config.jit_compile,
+    )
+    return schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """When and by what a run is scored.
+
+    Attributes:
+        evaluate: callable from the task, and `max_batches` to stop early, to
+            {name: score}.
+        every: int, steps.
+        best_by: str. The score that decides which weights are kept.
+        larger_is_better: bool.
+        name: str. The data, such as "dev".
+    """
+
+    evaluate: callable
+    every: int
+    best_by: str
+    larger_is_better: bool
+    name: str
+
+
+def dry_run(task, batches, evaluation):
+    """One training step and one evaluation batch; raises what a run would raise."""
+    dataset = batches(0, 1)
+    shapes = {name: tuple(spec.shape) for name, spec in dataset.element_spec[0].items()}
+    print(f"batch: {shapes}")
+    watch = [callbacks.StopOnNonFinite(0)]
+    task.fit(dataset, callbacks=watch, shuffle=False, verbose=0)
+    if evaluation is not None:
+        evaluation.evaluate(task, max_batches=1)
+    print("dry run: ok")
+
+
+def train(task, config, schedule, batches, evaluation, data_facts):
+    """Runs `fit` over the steps that remain, as one epoch.
+
+    Args:
+        task: as `compile_task` leaves it.
+        config: `RunConfig`.
+        schedule: the learning rate.
+        batches: callable from the first and the last step (excluded) to the
+            tf.data.Dataset of what `fit` takes.
+        evaluation: `Evaluation`, or None.
+        data_facts: dict of JSON values; a resumed run must have the same.
+
+    Returns:
+        int: the signal that stopped the run, or None if it reached its last step.
+
+    Raises:
+        TrainingDiverged: if the loss or a weight is no finite number.
+        UsageError: if the checkpoint is of another model or other data.
+    """
+    total_steps = schedule.total_steps
+    _check_facts(config, data_facts)
+    os.makedirs(config.model_dir, exist_ok=True)
+    record = {"settings": as_json(config), "data": data_facts}
+    files.write_json(os.path.join(config.model_dir, CONFIG_FILE), record)
+    state = TrainingState(task, _checkpoint_dir(config))
+    first_step = state.restore()
+    if first_step:
+        print(f"going on from the checkpoint of step {first_step}")
+    if first_step == total_steps:
+        return None
+    scalars = callbacks.Scalars(config.model_dir, first_step)
+    with callbacks.Interruption() as interruption:
+        # In this order: nothing is logged, kept or saved of a loss that is no number.
+        between_steps = [
+            callbacks.StopOnNonFinite(first_step, state),
+            callbacks.Progress(
+                first_step,
+                total_steps,
+                config.batch_size,
+                config.log_every,
+                schedule,
+                scalars,
+            ),
+            *_evaluations(evaluation, config, first_step, total_steps, scalars),
+            callbacks.Checkpoint(
+                first_step, total_steps, config.save_every, state, interruption
+            ),
+        ]
+        dataset = batches(first_step, total_steps)
+        began = time.perf_counter()
+        task.fit(dataset, callbacks=between_steps, shuffle=False, verbose=0)
+        print(f"trained for {callbacks.duration(time.perf_counter() - began)}")
+    return interruption.signal if state.step < total_steps else None
+
+
+def finish(config, results):
+    """Writes and prints `results.json`, the mark of a finished run."""
+    files.write_json(os.path.join(config.model_dir, RESULTS_FILE), results)
+    print(json.dumps(results, indent=2, ensure_ascii=False), flush=True)
+
+
+def preset_dir(config):
+    """Where the best or final weights are."""
+    return os.path.join(config.model_dir, PRESET)
+
+
+def describe(task, num_examples, total_steps, config):
+    """Prints the size of the model and of the run."""
+    devices = tf.config.list_physical_devices("GPU") or ["CPU"]
+    where = "the CPU" if devices == ["CPU"] else "one GPU"
+    epochs = total_steps * config.batch_size / num_examples
+    print(
+        f"{task.count_params():,} parameters on {where}; {num_examples:,} examples, "
+        f"{total_steps:,} steps of {config.batch_size} ({epochs:.1f} epochs)",
+        flush=True,
+    )
+
+
+def _tokenizer_of_preset(preset):
+    if preset is None or not (os.path.isdir(preset) or "://" in preset):
+        return None
+    try:
+        return tokenizers.DebertaTokenizer.from_preset(preset)
+    except ValueError:
+        return None
+
+
+def _evaluations(evaluation, config, first_step, total_steps, scalars):
+    if evaluation is None:
+        return []
+    return [
+        callbacks.Evaluate(
+            first_step,
+            total_steps,
+            **vars(evaluation),
+            preset_dir=preset_dir(config),
+            scalars=scalars,
+        )
+    ]
+
+
+def _checkpoint_dir(config):
+    return os.path.join(config.model_dir, "checkpoints")
+
+
+def _has_checkpoint(config):
+    return tf.train.latest_checkpoint(_checkpoint_dir(config)) is not None
+
+
+def _check_facts(config, data_facts):
+    if not _has_checkpoint(config):
+        return
+    saved = _read_json(config, CONFIG_FILE)["data"]
+    changes = [
+        f"{name}: {saved.get(name)!r} -> {value!r}"
+        for name, value in data_facts.items()
+        if saved.get(name) != value
+    ]
+    _refuse_changes(config, changes)
+
+
+def _refuse_changes(config, changes):
+    if changes:
+        raise files.UsageError(
+            f"{config.model_dir} holds a run of other settings ({'; '.join(changes)}). "
+            "Go on with those, or take another model_dir"
+        )
+
+
+def _read_json(config, name):
+    path = os.path.join(config.model_dir, name)
+    if not os.path.exists(path):
+        raise files.UsageError(f"{config.model_dir} has checkpoints, but no {name}")
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
