@@ -53,8 +53,8 @@ class DisentangledSelfAttention(keras.layers.Layer):
         query: (b, q, hidden).
         memory: (b, k, hidden), what keys and values are made of; None: `query`.
         relative_embeddings: (r, hidden) relative table, None without position terms.
-        attention_mask: bool (b, q, k), True where query q may look at key k. A
-            row without any such key gives zeros. None: everywhere.
+        attention_mask: bool or int (b, q, k), True where query q may look at key
+            k. A row without any such key gives zeros. None: everywhere.
         query_positions: int (b, q), positions of the queries among the keys; None:
             query i stands at position i.
         return_attention_scores: bool. Also return the probabilities, before
@@ -158,6 +158,11 @@ class DisentangledSelfAttention(keras.layers.Layer):
         scores = tf.matmul(queries, keys, transpose_b=True)  # (n, b, q, k)
         if not self.position_terms:
             return scores
+        if table is None:
+            raise ValueError(
+                "relative_embeddings must be given where there are position_terms. "
+                f"Received: None, position_terms={self.position_terms}"
+            )
         table = self.table_dropout(
             tf.cast(table, self.compute_dtype), training=training
         )
@@ -336,7 +341,7 @@ def masked_softmax(scores, attention_mask=None):
 
     Args:
         scores: float32 (n, b, q, k).
-        attention_mask: bool (b, q, k), or None.
+        attention_mask: bool or int (b, q, k), or None.
 
     Returns:
         float32 (n, b, q, k). A row that allows no key is all zeros, not NaN and
@@ -344,6 +349,6 @@ def masked_softmax(scores, attention_mask=None):
     """
     if attention_mask is None:
         return tf.nn.softmax(scores)
-    mask = attention_mask[None]
+    mask = tf.cast(attention_mask, "bool")[None]
     probabilities = tf.nn.softmax(tf.where(mask, scores, scores.dtype.min / 2))
     return tf.where(mask, probabilities, 0.0)

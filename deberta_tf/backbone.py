@@ -1,5 +1,7 @@
 """The encoder of DeBERTa v1, v2 and v3, one class by its arguments."""
 
+import os
+
 import keras
 import keras_hub
 
@@ -210,6 +212,7 @@ class DebertaBackbone(keras_hub.models.Backbone):
         Raises:
             ValueError: if the preset is unknown, or its tensors do not fit.
         """
+        preset = os.fspath(preset)
         config = checkpoints.foreign_config(preset, load_weights)
         if config is None:
             return super().from_preset(preset, load_weights=load_weights, **overrides)
@@ -220,6 +223,10 @@ class DebertaBackbone(keras_hub.models.Backbone):
 
 
 def _check_sizes(hidden_dim, num_heads, num_layers, head_dim, **others):
+    if num_heads < 1:
+        raise ValueError(
+            f"num_heads must be at least 1. Received: num_heads={num_heads}"
+        )
     if head_dim is None and hidden_dim % num_heads:
         raise ValueError(
             "hidden_dim must be divisible by num_heads unless head_dim is given. "

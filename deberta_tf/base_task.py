@@ -1,11 +1,27 @@
 """What all tasks share: raw inputs or ids, foreign folders, export."""
 
+import contextlib
+import os
+import warnings
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from deberta_tf import checkpoints, files
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.distribution import StrategyFit
+
+PRESET_FILES = {
+    "assets",
+    "config.json",
+    "metadata.json",
+    "preprocessor.json",
+    "scores.json",  # Of the trainers.
+    "task.json",
+    "task.weights.h5",
+    "tokenizer.json",
+}
 
 
 class DebertaTask(StrategyFit):
@@ -66,7 +82,8 @@ class DebertaTask(StrategyFit):
     def fit(self, x=None, y=None, batch_size=None, shuffle=True, **kwargs):
         """`keras.Model.fit` on raw inputs or ids; arrays and lists are shuffled."""
         split = kwargs.get("validation_split")
-        if shuffle and not split and not isinstance(x, tf.data.Dataset):
+        arrays = (list, tuple, dict, np.ndarray, tf.Tensor)
+        if shuffle and not split and isinstance(x, arrays):
             # KerasHub would hand arrays on in their order.
             weights = kwargs.pop("sample_weight", None)
             samples = keras.utils.pack_x_y_sample_weight(x, y, weights)
@@ -82,9 +99,33 @@ class DebertaTask(StrategyFit):
         return super().preprocess_samples(x, y, sample_weight)
 
     def save_to_preset(self, preset_dir, max_shard_size=10):
-        """Saves config, weights and tokenizer to a folder, whole or not at all."""
+        """Saves config, weights and tokenizer to a folder, whole or not at all.
+
+        Raises:
+            ValueError: if the folder holds what is no part of a preset: it would
+                be lost, since the folder is replaced.
+        """
+        check_replaceable(preset_dir)
         with files.atomic_directory(preset_dir) as temporary:
             super().save_to_preset(temporary, max_shard_size=max_shard_size)
+
+    def save_task_weights(self, filepath):
+        with self._no_optimizer():
+            super().save_task_weights(filepath)
+
+    def load_task_weights(self, filepath):
+        with self._no_optimizer():
+            super().load_task_weights(filepath)
+
+    @contextlib.contextmanager
+    def _no_optimizer(self):
+        # KerasHub would put its moments, twice the weights, beside the head, and
+        # could not load them again.
+        optimizer, self.optimizer = getattr(self, "optimizer", None), None
+        try:
+            yield
+        finally:
+            self.optimizer = optimizer
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
@@ -96,6 +137,7 @@ class DebertaTask(StrategyFit):
             load_weights: bool. False: fresh weights.
             kwargs: constructor arguments of the task; `dtype` goes to the backbone.
         """
+        preset = os.fspath(preset)
         if checkpoints.foreign_config(preset, load_weights) is None:
             task = super().from_preset(preset, load_weights=load_weights, **kwargs)
             check_vocabulary(task.backbone, task.preprocessor)
@@ -105,16 +147,39 @@ class DebertaTask(StrategyFit):
             preset, load_weights=load_weights, dtype=dtype
         )
         if load_weights:
-            kwargs = {**cls.foreign_arguments(preset), **kwargs}
+            kwargs = {**cls.foreign_arguments(preset, **kwargs), **kwargs}
         task = cls(backbone, **kwargs)
         if load_weights:
-            checkpoints.assign(task.weights, checkpoints.read_tensors(preset))
+            task.load_foreign_head(checkpoints.read_tensors(preset))
         return task
 
+    def load_foreign_head(self, tensors):
+        """Sets the head's weights, or warns that the checkpoint has no such head."""
+        head = [weight for weight in self.weights if weight.path.startswith("head/")]
+        if any(checkpoints.their_name(weight.path) in tensors for weight in head):
+            checkpoints.assign(self.weights, tensors)
+        else:
+            warnings.warn(
+                f"The checkpoint has no head for {type(self).__name__}: it is fresh",
+                stacklevel=3,
+            )
+
     @classmethod
-    def foreign_arguments(cls, preset):
+    def foreign_arguments(cls, preset, **given):
         """Constructor arguments that a Hugging Face / Microsoft folder tells."""
         return {}
+
+
+def check_replaceable(preset_dir):
+    """Refuses a folder with anything in it that a preset does not have."""
+    if not os.path.isdir(preset_dir):
+        return
+    for name in sorted(os.listdir(preset_dir)):
+        if name not in PRESET_FILES and not name.startswith("model"):
+            raise ValueError(
+                f"{preset_dir!r} holds {name!r}, which is no part of a preset: pass a "
+                "folder of its own"
+            )
 
 
 def check_vocabulary(backbone, preprocessor):

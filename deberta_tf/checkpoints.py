@@ -291,7 +291,10 @@ def assign(variables, tensors):
         for name in _unread(variables, tensors)
     ]
     if problems:
-        raise ValueError("The tensors do not fit the model: " + "; ".join(problems))
+        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise ValueError(
+            "The tensors do not fit the model: " + "; ".join(problems[:8]) + more
+        )
     for path, value in values.items():
         variables[path].assign(value)
 

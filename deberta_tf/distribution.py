@@ -7,6 +7,7 @@ import tensorflow as tf
 # names. A test fails by name when a version lacks one.
 PRIVATE_HOOKS = {
     "keras.Model": ("_compute_loss",),
+    "keras_hub.tokenizers.SentencePieceTokenizer": ("_set_proto_tf",),
     "keras_hub.src.utils.preset_utils": ("check_file_exists", "get_file", "load_json"),
     "tensorflow_text.python.ops.sentencepiece_tokenizer": (
         "_SentencepieceModelResource",
@@ -35,6 +36,8 @@ class StrategyFit:
             ValueError: if the optimizer clips by itself.
         """
         optimizer = kwargs.get("optimizer", args[0] if args else None)
+        # Of a LossScaleOptimizer, the one it wraps.
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         for name in ("clipnorm", "clipvalue", "global_clipnorm"):
             if getattr(optimizer, name, None) is not None:
                 raise ValueError(
@@ -42,6 +45,14 @@ class StrategyFit:
                     f"not of the optimizer. Received: an optimizer with {name}="
                     f"{getattr(optimizer, name)}"
                 )
+        if global_clipnorm is not None and getattr(
+            optimizer, "gradient_accumulation_steps", None
+        ):
+            raise ValueError(
+                "global_clipnorm would clip each part of an accumulated gradient. "
+                "Received: an optimizer with gradient_accumulation_steps="
+                f"{optimizer.gradient_accumulation_steps}"
+            )
         self.global_clipnorm = global_clipnorm
         super().compile(*args, **kwargs)
 

@@ -116,6 +116,11 @@ class DebertaEmbeddings(keras.layers.Layer):
         else:
             x = tf.gather(tf.cast(table, self.compute_dtype), token_ids)
         if self.segment_embedding is not None:
+            if "segment_ids" not in inputs:
+                raise ValueError(
+                    "The model has segments: its inputs must have segment_ids. "
+                    f"Received: {', '.join(sorted(inputs))}"
+                )
             x += self.segment_embedding(inputs["segment_ids"])
         if self.position_embedding is not None:
             length = dimensions(token_ids)[1]

@@ -1,5 +1,6 @@
 """Files written whole or not at all, and commands whose mistakes are one line."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -10,6 +11,23 @@ import tempfile
 
 class UsageError(ValueError):
     """A mistake of the caller of a command: told in one line, no traceback."""
+
+
+# A wrong path of the user; other OSErrors (a full disk) keep their traceback.
+_PATH_ERRORS = (
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser whose errors are a `UsageError`, so one line without the usage."""
+
+    def error(self, message):
+        raise UsageError(message)
 
 
 def atomic_write(path, data):
@@ -45,7 +63,7 @@ def atomic_directory(path):
 
     An existing `path` is replaced; on an exception it stays as it was.
     """
-    path = os.path.abspath(path)
+    path = os.path.realpath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = tempfile.mkdtemp(
         prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path)
@@ -76,7 +94,7 @@ def run_command(main, argv=None):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    except (ValueError, *_PATH_ERRORS) as error:
         message = " ".join(str(error).split())
         sys.exit(_report(f"error: {message}"))
     sys.exit(code or 0)

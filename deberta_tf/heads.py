@@ -92,7 +92,6 @@ class EnhancedMaskDecoder(keras.layers.Layer):
         }
 
 
-@keras.saving.register_keras_serializable("deberta_tf")
 class MaskedLMHead(keras.layers.Layer):
     """Logits over the vocabulary, tied to the token table.
 

@@ -42,6 +42,8 @@ class DebertaMaskedLMPreprocessor(keras_hub.models.MaskedLMPreprocessor):
         self, tokenizer, sequence_length=512, mask_rate=0.15, max_ngram=3, **kwargs
     ):
         super().__init__(tokenizer, sequence_length=sequence_length, **kwargs)
+        # Else KerasHub takes a tuple of two texts for a text and its label.
+        self._call_accepts_labels = False
         self.mask_rate = mask_rate
         self.max_ngram = max_ngram
 

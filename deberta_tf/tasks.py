@@ -36,6 +36,8 @@ class DebertaTextClassifierPreprocessor(keras_hub.models.TextClassifierPreproces
 
     def __init__(self, tokenizer, sequence_length=512, **kwargs):
         super().__init__(tokenizer, sequence_length=sequence_length, **kwargs)
+        # Else KerasHub takes a tuple of two texts for a text and its label.
+        self._call_accepts_labels = False
 
     def build(self, input_shape):
         self.built = True
@@ -75,13 +77,18 @@ class DebertaTextClassifier(DebertaTask, keras_hub.models.TextClassifier):
     def __init__(
         self,
         backbone,
-        num_classes,
+        num_classes=None,
         labels=None,
         dropout=None,
         pooler_activation="gelu",
         preprocessor=None,
         **kwargs,
     ):
+        if num_classes is None:
+            raise ValueError(
+                "num_classes must be given: the preset, if any, holds no text "
+                "classifier"
+            )
         if labels is not None and len(labels) != num_classes:
             raise ValueError(
                 "labels must name every class. Received: "
@@ -143,6 +150,12 @@ class DebertaTextClassifier(DebertaTask, keras_hub.models.TextClassifier):
             ValueError: if that version exists, or the task has no preprocessor.
         """
         path = os.path.join(directory, str(version))
+        if version < 0:
+            raise ValueError(f"version must be at least 0. Received: {version}")
+        if not self.backbone.clamp_distances and self.backbone.bucket_size:
+            raise ValueError(
+                "clamp_distances=False can't be served: rows are of dynamic length"
+            )
         if os.path.exists(path):
             raise ValueError(
                 f"{path!r} exists: a served version is never overwritten. Pass "
@@ -160,6 +173,8 @@ class DebertaTextClassifier(DebertaTask, keras_hub.models.TextClassifier):
         return path
 
     @classmethod
-    def foreign_arguments(cls, preset):
+    def foreign_arguments(cls, preset, num_classes=None, **_):
         arguments = checkpoints.head_arguments(preset)
+        if num_classes not in (None, arguments["num_classes"]):
+            arguments["labels"] = None
         return {name: value for name, value in arguments.items() if value is not None}

@@ -30,18 +30,19 @@ def packages(monkeypatch):
 
 @pytest.fixture
 def finished_demo(tmp_path):
-    """A folder as the fine-tuning stages leave it, with known accuracies."""
-    accuracies = {"without_pretraining": 0.75, "with_pretraining": 0.9}
-    for name, accuracy in accuracies.items():
+    """A folder as the fine-tuning stages leave it, with known scores."""
+    hits = {"without_pretraining": 7, "with_pretraining": 9}
+    for name, count in hits.items():
+        results = {
+            "dev": {"accuracy": 0.75},
+            "test": {"accuracy": count / 10},
+            "majority_class": {"label": "benign", "dev": 0.5, "test": 0.4},
+        }
         (tmp_path / name).mkdir()
-        results = {"dev": {"accuracy": accuracy}, "test": {"accuracy": accuracy - 0.05}}
         (tmp_path / name / "results.json").write_text(json.dumps(results))
-    (tmp_path / "data").mkdir()
-    counts = {"train": (3, 2), "dev": (3, 1), "test": (100, 300)}
-    for split, (benign, injection) in counts.items():
-        rows = ["a text,benign"] * benign + ["a text,injection"] * injection
-        text = "\n".join(["text,label", *rows])
-        (tmp_path / "data" / f"{split}.csv").write_text(text)
+        said = ["benign"] * count + ["injection"] * (10 - count)
+        rows = [json.dumps({"prediction": one, "label": "benign"}) for one in said]
+        (tmp_path / name / "predictions-test.jsonl").write_text("\n".join(rows))
     return str(tmp_path)
 
 
@@ -80,34 +81,38 @@ def test_a_missing_column_is_named_with_those_found(packages):
         demo_data.read_prompts()
 
 
-def test_the_majority_class_is_the_training_splits(finished_demo):
-    assert demo.majority_accuracy(finished_demo) == {"dev": 0.75, "test": 0.25}
-
-
 def test_scores_stand_beside_each_other(finished_demo, capsys):
     demo.print_scores(finished_demo)
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
     assert lines[:4] == [
         ["accuracy", "dev", "test"],
-        ["majority", "class", "0.750", "0.250"],
+        ["majority", "class", "0.500", "0.400"],
         ["without", "pretraining", "0.750", "0.700"],
-        ["with", "pretraining", "0.900", "0.850"],
+        ["with", "pretraining", "0.750", "0.900"],
     ]
-    assert lines[4][:2] == ["Pretraining", "helps:"]
+    # Two of ten examples gained, none lost: two standard errors are 2.8 examples.
+    assert " ".join(lines[4]) == (
+        "Pretraining does not clearly help at this size: "
+        "+20.0 points on test (±28.3, two standard errors over the examples; "
+        "one run of each)."
+    )
 
 
 @pytest.mark.parametrize(
-    ("with_pretraining", "says"),
+    ("gained", "lost", "says"),
     [
-        (0.93, "Pretraining helps: +3.0"),
-        (0.91, "Pretraining does not clearly help at this size: +1.0"),
-        (0.89, "Pretraining does not clearly help at this size: -1.0"),
-        (0.87, "Pretraining hurts at this size: -3.0"),
+        (70, 30, "Pretraining helps: +4.0 points on test (±2.0,"),
+        (55, 45, "Pretraining does not clearly help at this size: +1.0 points"),
+        (45, 55, "Pretraining does not clearly help at this size: -1.0 points"),
+        (30, 70, "Pretraining hurts at this size: -4.0 points"),
+        (0, 0, "Pretraining does not clearly help at this size: +0.0 points"),
     ],
 )
-def test_the_verdict_is_not_bent(with_pretraining, says):
-    # Twice the standard error of a difference is 1.8 points here.
-    assert demo.verdict(0.9, with_pretraining, count=2000).startswith(says)
+def test_the_verdict_is_not_bent(gained, lost, says):
+    same = 1000 - gained - lost
+    without = [False] * gained + [True] * lost + [True] * same
+    pretrained = [True] * gained + [False] * lost + [True] * same
+    assert demo.verdict(without, pretrained).startswith(says)
 
 
 def test_both_fine_tunings_differ_by_the_pretrained_weights_alone(tmp_path):

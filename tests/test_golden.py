@@ -194,7 +194,7 @@ def test_masked_lms_agree_everywhere_and_at_masked_positions(golden, case, form)
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=() if case == DECODERS[1] else pytest.mark.slow)
+        pytest.param(case, marks=pytest.mark.slow if "noemd" in case else ())
         for case in DECODERS
     ],
 )
@@ -254,12 +254,12 @@ def classifier_folder(golden, case, head, tmp_path):
     return tmp_path, tensors["classifier.weight"].shape[0]
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(
-    ("case", "name"),
-    [(case, name) for case, names in CLASSIFIERS.items() for name in names],
-)
-def test_classifiers_agree(golden, tmp_path, case, name, form):
+CLASSIFIER_CASES = [
+    (case, name) for case, names in CLASSIFIERS.items() for name in names
+]
+
+
+def check_classifier(golden, tmp_path, case, name, form, call):
     *prefix, head = name.split(".")
     prefix = "".join(f"{part}." for part in prefix)
     folder, num_classes = classifier_folder(golden, case, head, tmp_path)
@@ -269,5 +269,25 @@ def test_classifiers_agree(golden, tmp_path, case, name, form):
     source = golden / "golden" / case
     inputs, _ = read_inputs(source, prefix, classifier.backbone)
     target = np.load(source / "outputs.npz")[f"{prefix}{head}.logits"]
-    logits = tf.reshape(classifier(inputs), target.shape)
+    logits = tf.reshape(call(classifier)(inputs), target.shape)
     assert np.abs(logits - target).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("case", "name"), CLASSIFIER_CASES)
+def test_classifiers_agree(golden, tmp_path, case, name, form):
+    check_classifier(golden, tmp_path, case, name, form, lambda task: task)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("case", "name"), CLASSIFIER_CASES)
+def test_classifiers_agree_under_xla(golden, tmp_path, case, name, form):
+    check_classifier(
+        golden,
+        tmp_path,
+        case,
+        name,
+        form,
+        lambda task: tf.function(task, jit_compile=True),
+    )

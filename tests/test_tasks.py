@@ -1,3 +1,4 @@
+import h5py
 import keras
 import keras_hub
 import numpy as np
@@ -104,7 +105,7 @@ def test_strings_pairs_and_ids_are_predicted_alike(preprocessor):
     pairs = (TEXTS, TEXTS[::-1])
     by_pairs = classifier.predict(pairs, verbose=0)
     np.testing.assert_allclose(
-        by_pairs, classifier.predict(preprocessor(pairs, y=None), verbose=0), atol=1e-5
+        by_pairs, classifier.predict(preprocessor(pairs), verbose=0), atol=1e-5
     )
     assert np.abs(by_pairs - by_ids).max() > 1e-3
 
@@ -214,3 +215,56 @@ def test_lora_trains_its_own_weights_only():
     layers = {weight.path.split("/")[-2] for weight in backbone.trainable_weights}
     assert layers == {"query", "value"}
     classifier.fit(make_ids(), np.array([0, 1, 1, 0]), 4, verbose=0)
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path, preprocessor):
+    (tmp_path / "notes.txt").write_text("mine")
+    classifier = DebertaTextClassifier(make_backbone(), 2, preprocessor=preprocessor)
+    with pytest.raises(ValueError, match="notes.txt"):
+        classifier.save_to_preset(str(tmp_path))
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_fitted_task_is_saved_without_its_optimizer(tmp_path, preprocessor):
+    classifier = DebertaTextClassifier(
+        make_backbone(num_layers=1), 2, preprocessor=preprocessor
+    )
+    classifier.fit(TEXTS, [0, 1], verbose=0)
+    classifier.save_to_preset(str(tmp_path / "preset"))
+    with h5py.File(tmp_path / "preset" / "task.weights.h5") as file:
+        assert "optimizer" not in file
+    loaded = DebertaTextClassifier.from_preset(str(tmp_path / "preset"))
+    np.testing.assert_array_equal(
+        loaded.predict(TEXTS, verbose=0), classifier.predict(TEXTS, verbose=0)
+    )
+    loaded.fit(TEXTS, [0, 1], verbose=0)
+
+
+def test_an_encoder_of_hugging_face_gets_a_fresh_head_and_says_so(golden):
+    folder = golden / "golden/C2_hf_v3_unshared"
+    with pytest.warns(UserWarning, match="no head for DebertaTextClassifier"):
+        classifier = DebertaTextClassifier.from_preset(folder, num_classes=2)
+    backbone = DebertaBackbone.from_preset(folder)
+    inputs = make_ids()
+    inputs["token_ids"] %= 90
+    np.testing.assert_array_equal(classifier.backbone(inputs), backbone(inputs))
+
+
+def test_a_preset_without_classes_asks_for_their_number(tmp_path):
+    make_backbone().save_to_preset(str(tmp_path / "preset"))
+    with pytest.raises(ValueError, match="num_classes must be given"):
+        DebertaTextClassifier.from_preset(str(tmp_path / "preset"), preprocessor=None)
+
+
+def test_a_wrapped_optimizer_that_clips_is_refused():
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(1e-3, global_clipnorm=2.0)
+    )
+    with pytest.raises(ValueError, match="global_clipnorm=2.0"):
+        DebertaTextClassifier(make_backbone(num_layers=1), 2).compile(optimizer)
+
+
+def test_missing_segments_are_named():
+    backbone = make_backbone(num_segments=2, num_layers=1)
+    with pytest.raises(ValueError, match="segment_ids. Received: padding_mask"):
+        DebertaTextClassifier(backbone, 2)(make_ids())

@@ -1,11 +1,16 @@
 """Settings from defaults, YAML and flags; what is refused, and in which words."""
 
 import dataclasses
+import pathlib
 
 import pytest
 
 from deberta_tf.files import UsageError
 from trainers import config
+from trainers.finetune import FinetuneConfig
+from trainers.pretrain import PretrainConfig
+
+RECIPES = sorted((pathlib.Path(config.__file__).parent / "recipes").glob("*.yaml"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,3 +123,20 @@ def test_a_setting_younger_than_the_saved_run_had_its_default_then():
     del saved["seed"]
     assert config.changed_settings(saved, Settings("x"), ()) == []
     assert config.changed_settings(saved, Settings("x", seed=1), ()) == ["seed: 7 -> 1"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_hold_settings_of_their_trainer(path):
+    name = path.stem.split("_")[0]
+    paths = {
+        "pretrain": ["--data=x", "--tokenizer=x", "--model_dir=x"],
+        "finetune": ["--preset=x", "--model_dir=x"],
+    }[name]
+    config_class = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}[name]
+    settings = config.parse(config_class, ["--config", str(path), *paths])
+    assert settings.precision == "mixed_bfloat16"
+    # On top: the command that runs it.
+    assert (
+        f"python -m trainers.{name} --config trainers/recipes/{path.name}"
+        in (path.read_text("utf-8").partition("\n\n")[0])
+    )

@@ -4,7 +4,6 @@ Writes OUTPUT/train and, where documents are held out, OUTPUT/held_out. Text is 
 a stream; the same input and options give the same files.
 """
 
-import argparse
 import glob
 import hashlib
 import itertools
@@ -37,7 +36,7 @@ def main(argv=None):
 
 
 def _parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = files.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--input",
         nargs="+",

@@ -6,8 +6,6 @@ pretraining, exports it, and answers two strings from the exported folder.
 """
 
 import argparse
-import collections
-import csv
 import json
 import math
 import os
@@ -30,7 +28,7 @@ PRETRAINING_BATCH_SIZE = 64
 PRETRAINING_STEPS = 900
 PRETRAINING_LEARNING_RATE = 1e-3
 FINETUNING_BATCH_SIZE = 32
-FINETUNING_EPOCHS = 3
+FINETUNING_EPOCHS = 2
 FINETUNING_LEARNING_RATE = 5e-4
 
 TEXTS = (
@@ -198,59 +196,57 @@ def _beside(name):
 
 def print_scores(folder):
     """Prints the accuracies beside the majority class, and what they say."""
-    scores = {
-        "majority class": majority_accuracy(folder),
-        "without pretraining": _read_accuracy(folder, "without_pretraining"),
-        "with pretraining": _read_accuracy(folder, "with_pretraining"),
-    }
+    names = ("without_pretraining", "with_pretraining")
+    without, pretrained = (_read_results(folder, name) for name in names)
     print(f"\n{'accuracy':<24}{'dev':>8}{'test':>8}")
-    for name, score in scores.items():
-        print(f"{name:<24}{score['dev']:>8.3f}{score['test']:>8.3f}")
-    print(
-        verdict(
-            scores["without pretraining"]["test"],
-            scores["with pretraining"]["test"],
-            len(_read_labels(folder, "test")),
-        )
+    for name, scores in (
+        ("majority class", without["majority_class"]),
+        ("without pretraining", _accuracies(without)),
+        ("with pretraining", _accuracies(pretrained)),
+    ):
+        print(f"{name:<24}{scores['dev']:>8.3f}{scores['test']:>8.3f}")
+    print(verdict(*(_read_hits(folder, name) for name in names)))
+
+
+def verdict(without, pretrained):
+    """Says whether pretraining helped, against twice the standard error.
+
+    Args:
+        without, pretrained: lists of bool. Which of the test examples each model
+            got right, in the same order.
+    """
+    pairs = list(zip(without, pretrained, strict=True))
+    gained, lost = pairs.count((False, True)), pairs.count((True, False))
+    # Of examples that both get right, or wrong, the difference knows nothing.
+    noise = 2 * math.sqrt(gained + lost)
+    points = 100 / len(pairs)
+    if gained - lost > noise:
+        says = "Pretraining helps"
+    elif lost - gained > noise:
+        says = "Pretraining hurts at this size"
+    else:
+        says = "Pretraining does not clearly help at this size"
+    return (
+        f"{says}: {points * (gained - lost):+.1f} points on test "
+        f"(±{points * noise:.1f}, two standard errors over the examples; "
+        "one run of each)."
     )
 
 
-def majority_accuracy(folder):
-    """Accuracy of always saying the most frequent label of the training split."""
-    ((label, _),) = collections.Counter(_read_labels(folder, "train")).most_common(1)
-    splits = {split: _read_labels(folder, split) for split in ("dev", "test")}
-    return {
-        split: labels.count(label) / len(labels) for split, labels in splits.items()
-    }
-
-
-def verdict(without, with_pretraining, count):
-    """Says whether pretraining helped, by twice the standard error of the difference.
-
-    Args:
-        without, with_pretraining: float. Accuracies on the same test examples.
-        count: int. Test examples.
-    """
-    difference = with_pretraining - without
-    rates = (without, with_pretraining)
-    noise = 2 * math.sqrt(sum(rate * (1 - rate) for rate in rates) / count)
-    points = f"{100 * difference:+.1f} points on test, noise ±{100 * noise:.1f}"
-    if difference > noise:
-        return f"Pretraining helps: {points}."
-    if difference < -noise:
-        return f"Pretraining hurts at this size: {points}."
-    return f"Pretraining does not clearly help at this size: {points}."
-
-
-def _read_labels(folder, split):
-    with open(_split(folder, split), encoding="utf-8", newline="") as file:
-        return [row["label"] for row in csv.DictReader(file)]
-
-
-def _read_accuracy(folder, name):
-    with open(os.path.join(folder, name, "results.json"), encoding="utf-8") as file:
-        results = json.load(file)
+def _accuracies(results):
     return {split: results[split]["accuracy"] for split in ("dev", "test")}
+
+
+def _read_results(folder, name):
+    with open(os.path.join(folder, name, "results.json"), encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _read_hits(folder, name):
+    path = os.path.join(folder, name, "predictions-test.jsonl")
+    with open(path, encoding="utf-8") as file:
+        rows = map(json.loads, file)
+        return [row["prediction"] == row["label"] for row in rows]
 
 
 if __name__ == "__main__":

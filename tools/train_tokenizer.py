@@ -7,7 +7,6 @@ The same lines, options and library versions give the same files, on any number 
 cores. `DebertaTokenizer.from_preset(output)` loads the result.
 """
 
-import argparse
 import glob
 import io
 import json
@@ -35,11 +34,6 @@ _ANY_LENGTH = 2**30
 
 # A pair seen once says nothing about the language.
 _MIN_PAIR_COUNT = 2
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise files.UsageError(message)
 
 
 def main(argv=None):
@@ -236,7 +230,7 @@ def _check_output(output):
 
 
 def _read_flags(argv):
-    parser = _Parser(
+    parser = files.ArgumentParser(
         prog="python -m tools.train_tokenizer",
         description=__doc__.splitlines()[0],
         allow_abbrev=False,

@@ -149,6 +149,7 @@ class Evaluate(StepCallback):
         name: str. What the scores are of, such as "dev".
         preset_dir: str.
         scalars: `Scalars`.
+        state: `TrainingState`.
     """
 
     def __init__(
@@ -162,6 +163,7 @@ class Evaluate(StepCallback):
         name,
         preset_dir,
         scalars,
+        state,
     ):
         super().__init__(first_step)
         self.total_steps = total_steps
@@ -172,7 +174,9 @@ class Evaluate(StepCallback):
         self.name = name
         self.preset_dir = preset_dir
         self.scalars = scalars
-        best = read_scores(preset_dir)
+        self.state = state
+        # Without a checkpoint, a preset there is of another run.
+        best = read_scores(preset_dir) if first_step else None
         self.best = -math.inf if best is None else self.sign * best[best_by]
 
     def on_step(self, step, logs):
@@ -182,6 +186,7 @@ class Evaluate(StepCallback):
         scores = self.evaluate(self.model)
         better = self.sign * scores[self.best_by] > self.best
         if better:
+            self.state.require_finite(step)
             self.best = self.sign * scores[self.best_by]
             save_preset(self.model, self.preset_dir, {"step": step, **scores})
         print(
@@ -246,14 +251,9 @@ class Interruption:
 
 def save_preset(task, preset_dir, scores):
     """Saves a task as a preset with `scores.json` in it, both or neither."""
-    # Keras would put the optimizer's moments, twice the weights, beside the head.
-    optimizer, task.optimizer = task.optimizer, None
-    try:
-        with files.atomic_directory(preset_dir) as folder:
-            task.save_to_preset(folder)
-            files.write_json(os.path.join(folder, SCORES_FILE), scores)
-    finally:
-        task.optimizer = optimizer
+    with files.atomic_directory(preset_dir) as folder:
+        task.save_to_preset(folder)
+        files.write_json(os.path.join(folder, SCORES_FILE), scores)
 
 
 def read_scores(preset_dir):

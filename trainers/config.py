@@ -17,7 +17,7 @@ import types
 
 import yaml
 
-from deberta_tf.files import UsageError
+from deberta_tf.files import ArgumentParser, UsageError
 
 _NOTHING = ("none", "null")
 _BOOLEANS = {"true": True, "false": False}
@@ -113,13 +113,8 @@ def check_choice(config, name, choices):
         raise UsageError(f"{name} must be one of {listed}. Received: {value!r}")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UsageError(message)
-
-
 def _read_flags(config_class, argv):
-    parser = _Parser(
+    parser = ArgumentParser(
         description=inspect.getdoc(config_class).splitlines()[0],
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,

@@ -118,7 +118,8 @@ def _column(columns, name, source, kind):
         )
     values = columns[name]
     for row, value in enumerate(values):
-        if value is None or (kind == "text" and not isinstance(value, str)):
+        absent = value in (None, "") if kind == "label" else not isinstance(value, str)
+        if absent:
             raise UsageError(
                 f"{source} has no {kind} in column {name!r} of row {row + 1}. "
                 f"Found: {value!r}"
@@ -166,6 +167,9 @@ def _read_tsv(path, file):
 def _table(path, lines):
     lines = [line for line in lines if any(line)]
     header = lines.pop(0) if lines else []
+    for name in header:
+        if header.count(name) > 1:
+            raise UsageError(f"{path} has {header.count(name)} columns {name!r}")
     for row, line in enumerate(lines):
         if len(line) != len(header):
             raise UsageError(

@@ -70,6 +70,8 @@ class FinetuneConfig(run.RunConfig):
     """Peak of the learning rate, reached after the warm-up; it then falls to 0."""
     warmup_fraction: float = 0.1
     """Share of the steps over which the learning rate rises."""
+    warmup_steps: int | None = None
+    """Steps over which it rises; none: warmup_fraction decides."""
     classifier_dropout: float | None = None
     """Rate before the logits; none: the backbone's."""
     eval_every: int | None = None
@@ -128,7 +130,9 @@ def main(argv=None):
     encoded = encode_splits(config, task, splits, names)
     train = encoded["train"]
     total_steps = math.ceil(config.epochs * len(train) / config.batch_size)
-    warmup_steps = math.floor(config.warmup_fraction * total_steps)
+    warmup_steps = config.warmup_steps
+    if warmup_steps is None:
+        warmup_steps = math.floor(config.warmup_fraction * total_steps)
     schedule = run.compile_task(task, config, total_steps, warmup_steps)
     run.describe(task, len(train), total_steps, config)
     training = functools.partial(training_batches, config, train)
@@ -247,7 +251,7 @@ def encode(task, texts):
     parts = []
     for start in range(0, len(texts[0]), CHUNK):
         chunk = tuple(tf.constant(text[start : start + CHUNK]) for text in texts)
-        packed = task.preprocessor(chunk if len(chunk) > 1 else chunk[0])
+        packed = task.preprocess_samples(chunk if len(chunk) > 1 else chunk[0])
         parts.append({name: packed[name].numpy() for name in task.input})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

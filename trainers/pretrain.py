@@ -10,6 +10,7 @@ on where an interrupted one was.
 
 import dataclasses
 import functools
+import hashlib
 
 import numpy as np
 import tensorflow as tf
@@ -141,7 +142,8 @@ def main(argv=None):
     evaluation = held_out and held_out_evaluation(config, task, held_out)
     if config.dry_run:
         return run.dry_run(task, training, evaluation)
-    facts = {"shards": [shard["sha256"] for shard in rows.manifest["shards"]]}
+    shards = "".join(shard["sha256"] for shard in rows.manifest["shards"])
+    facts = {"rows": hashlib.sha256(shards.encode()).hexdigest()}
     stopped_by = run.train(task, config, schedule, training, evaluation, facts)
     if stopped_by:
         return 128 + stopped_by

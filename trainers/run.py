@@ -212,7 +212,7 @@ def train(task, config, schedule, batches, evaluation, data_facts):
                 schedule,
                 scalars,
             ),
-            *_evaluations(evaluation, config, first_step, total_steps, scalars),
+            *_evaluations(evaluation, config, first_step, total_steps, scalars, state),
             callbacks.Checkpoint(
                 first_step, total_steps, config.save_every, state, interruption
             ),
@@ -256,7 +256,7 @@ def _tokenizer_of_preset(preset):
         return None
 
 
-def _evaluations(evaluation, config, first_step, total_steps, scalars):
+def _evaluations(evaluation, config, first_step, total_steps, scalars, state):
     if evaluation is None:
         return []
     return [
@@ -266,6 +266,7 @@ def _evaluations(evaluation, config, first_step, total_steps, scalars):
             **vars(evaluation),
             preset_dir=preset_dir(config),
             scalars=scalars,
+            state=state,
         )
     ]
 

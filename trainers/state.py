@@ -61,23 +61,30 @@ class TrainingState:
         """Steps done when the state was saved or restored last."""
         return int(self._step)
 
+    def require_finite(self, step):
+        """Raises TrainingDiverged if a weight is no finite number."""
+        if not all(map(_is_finite, self._model)):
+            raise TrainingDiverged(
+                f"a weight is not finite after step {step}. {self.last_good()}"
+            )
+
     def save(self, step):
         """Saves the state after `step` steps.
 
         Raises:
             TrainingDiverged: if a weight is no finite number; nothing is saved.
         """
-        if not all(map(_is_finite, self._model)):
-            raise TrainingDiverged(
-                f"a weight is not finite after step {step}. {self.last_good()}"
-            )
+        self.require_finite(step)
         self._step.assign(step)
         self._manager.save(checkpoint_number=step)
 
     def last_good(self):
         """A sentence on what remains when a run has diverged."""
         newest = self._manager.latest_checkpoint or "none was saved yet"
-        return f"Last good checkpoint: {newest}. A lower learning_rate may do"
+        return (
+            f"Last good checkpoint: {newest}. A lower learning_rate, in another "
+            "model_dir, may do"
+        )
 
 
 def _is_finite(variable):

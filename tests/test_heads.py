@@ -1,0 +1,69 @@
+import numpy as np
+import tensorflow as tf
+
+from deberta_tf.heads import ClassificationHead, EnhancedMaskDecoder
+
+STATES = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
+
+
+def test_the_classification_head_keeps_the_contract():
+    # Its result is float32 under every policy, which the common check does not expect.
+    layer = ClassificationHead(3, 8, activation="tanh")
+    logits = layer([STATES, STATES[::-1]], {})
+    half = ClassificationHead(3, 8, activation="tanh", dtype="mixed_bfloat16")
+    half([STATES], {})
+    half.set_weights(layer.get_weights())
+    rounded = half([STATES[::-1]], {})
+    assert logits.dtype == rounded.dtype == "float32"
+    assert len(layer.weights) == 4
+    # bfloat16 keeps 8 bits of values of about one.
+    np.testing.assert_allclose(rounded, logits, atol=0.05)
+    revived = ClassificationHead.from_config(layer.get_config())
+    revived([STATES], {})
+    revived.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(revived([STATES[::-1]], {}), logits)
+
+
+def test_the_first_token_alone_is_pooled():
+    layer = ClassificationHead(3, 8)
+    other = STATES.copy()
+    other[:, 1:] += 1.0
+    before = layer([STATES], {}).numpy()
+    np.testing.assert_array_equal(layer([other], {}), before)
+    other[:, 0] += np.arange(8)
+    assert np.abs(layer([other], {}) - before).max() > 1e-4
+
+
+class DecoderOfSums(EnhancedMaskDecoder):
+    """A decoder over a block that adds query and memory, to check the decoder alone."""
+
+    def call(self, memory, mask_positions=None, training=None):
+        def last_block(query, memory, mask, query_positions=None, training=None):
+            if query_positions is not None:
+                memory = tf.gather(memory, query_positions, batch_dims=1)
+            return query + memory
+
+        return super().call(
+            memory, None, last_block, tf.identity, mask_positions, training=training
+        )
+
+
+def test_the_decoder_starts_from_position_and_memory():
+    layer = DecoderOfSums(6, 8, num_steps=3)
+    at = np.array([[4, 0, 0], [2, 3, 1]])
+    decoded = layer(STATES, mask_positions=tf.constant(at))
+    table = layer.position_embedding.embeddings.numpy()
+    rows = np.take_along_axis(STATES, at[..., None], 1)
+    np.testing.assert_allclose(decoded, table[at] + 4 * rows, atol=1e-5)
+
+
+def test_the_decoder_keeps_the_contract():
+    layer = DecoderOfSums(5, 8)
+    decoded = layer(STATES)
+    assert len(layer.weights) == 1
+    revived = DecoderOfSums.from_config(layer.get_config())
+    revived(STATES)
+    revived.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(revived(STATES), decoded)
+    compiled = tf.function(layer, jit_compile=True)
+    np.testing.assert_allclose(compiled(tf.constant(STATES)), decoded, atol=1e-6)
