@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.published import PUBLISHED_SIZES
+from tests.small_models import randomize
 
 # SPEC 7, "exact parameter counts of the bare encoder"; the last is BERT base
 # without its pooler: 109,482,240 - 590,592.
@@ -43,12 +44,6 @@ def make_inputs(length=9, batch=2, seed=0):
     mask[-1, length // 2 :] = 0
     token_ids = rng.integers(5, 50, (batch, length)) * mask
     return {"token_ids": token_ids.astype("int32"), "padding_mask": mask}
-
-
-def randomize(model, seed=1):
-    rng = np.random.default_rng(seed)
-    for weight in model.weights:
-        weight.assign(weight + rng.normal(size=weight.shape) * 0.2)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

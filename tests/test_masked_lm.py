@@ -4,24 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
-
-
-def make_backbone(**kwargs):
-    arguments = {
-        "vocabulary_size": 104,
-        "num_layers": 2,
-        "num_heads": 2,
-        "hidden_dim": 16,
-        "intermediate_dim": 32,
-        "max_sequence_length": 24,
-        "bucket_size": 8,
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-    }
-    return DebertaBackbone(**{**arguments, **kwargs})
+from tests.small_models import make_backbone, randomize
 
 
 @pytest.fixture
@@ -40,12 +25,6 @@ def make_batch(batch=4, length=20, count=5, seed=0):
     }
     labels = np.take_along_axis(inputs["token_ids"], inputs["mask_positions"], 1)
     return inputs, labels, np.ones((batch, count), "float32")
-
-
-def randomize(model, seed=1):
-    rng = np.random.default_rng(seed)
-    for weight in model.weights:
-        weight.assign(weight + rng.normal(size=weight.shape) * 0.2)
 
 
 def test_absolute_positions_enter_in_the_decoder_only():

@@ -8,23 +8,9 @@ from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
+from tests.small_models import make_backbone, randomize
 
 TEXTS = ["the old captain sold the harbour.", "my sister painted that song!"]
-
-
-def make_backbone(**kwargs):
-    arguments = {
-        "vocabulary_size": 104,
-        "num_layers": 2,
-        "num_heads": 2,
-        "hidden_dim": 16,
-        "intermediate_dim": 32,
-        "max_sequence_length": 24,
-        "bucket_size": 8,
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-    }
-    return DebertaBackbone(**{**arguments, **kwargs})
 
 
 @pytest.fixture
@@ -39,12 +25,6 @@ def make_ids(count=4, length=12, seed=0):
         "token_ids": rng.integers(5, 100, (count, length)).astype("int32"),
         "padding_mask": np.ones((count, length), "int32"),
     }
-
-
-def randomize(model, seed=1):
-    rng = np.random.default_rng(seed)
-    for weight in model.weights:
-        weight.assign(weight + rng.normal(size=weight.shape) * 0.2)
 
 
 def marked(sentences):

@@ -1,0 +1,28 @@
+"""Models small enough to test with."""
+
+import numpy as np
+
+from deberta_tf.backbone import DebertaBackbone
+
+
+def make_backbone(**kwargs):
+    """Two blocks of width 16 for up to 104 tokens, without dropout."""
+    arguments = {
+        "vocabulary_size": 104,
+        "num_layers": 2,
+        "num_heads": 2,
+        "hidden_dim": 16,
+        "intermediate_dim": 32,
+        "max_sequence_length": 24,
+        "bucket_size": 8,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    }
+    return DebertaBackbone(**{**arguments, **kwargs})
+
+
+def randomize(model, seed=1):
+    """Moves every weight by Normal(0, 0.2), so that each of them matters."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        weight.assign(weight + rng.normal(size=weight.shape) * 0.2)
