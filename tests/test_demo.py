@@ -90,18 +90,17 @@ def test_scores_stand_beside_each_other(finished_demo, capsys):
         ["without", "pretraining", "0.750", "0.700"],
         ["with", "pretraining", "0.750", "0.900"],
     ]
-    # Two of ten examples gained, none lost: two standard errors are 2.8 examples.
+    # 2 sqrt((0.7 * 0.3 + 0.9 * 0.1) / 10) = 0.346.
     assert " ".join(lines[4]) == (
         "Pretraining does not clearly help at this size: "
-        "+20.0 points on test (±28.3, two standard errors over the examples; "
-        "one run of each)."
+        "+20.0 points on test (±34.6, two standard errors; one run of each)."
     )
 
 
 @pytest.mark.parametrize(
     ("gained", "lost", "says"),
     [
-        (70, 30, "Pretraining helps: +4.0 points on test (±2.0,"),
+        (70, 30, "Pretraining helps: +4.0 points on test (±1.9,"),
         (55, 45, "Pretraining does not clearly help at this size: +1.0 points"),
         (45, 55, "Pretraining does not clearly help at this size: -1.0 points"),
         (30, 70, "Pretraining hurts at this size: -4.0 points"),
