@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import warnings
 
 import keras
@@ -12,16 +13,11 @@ from deberta_tf import checkpoints, files
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.distribution import StrategyFit
 
-PRESET_FILES = {
-    "assets",
-    "config.json",
-    "metadata.json",
-    "preprocessor.json",
-    "scores.json",  # Of the trainers.
-    "task.json",
-    "task.weights.h5",
-    "tokenizer.json",
-}
+# scores.json is the trainers' own.
+PRESET_FILES = re.compile(
+    r"assets|model(_\d+)?\.weights\.(h5|json)|task\.weights\.h5"
+    r"|(config|metadata|preprocessor|scores|task|tokenizer)\.json"
+)
 
 
 class DebertaTask(StrategyFit):
@@ -105,7 +101,7 @@ class DebertaTask(StrategyFit):
             ValueError: if the folder holds what is no part of a preset: it would
                 be lost, since the folder is replaced.
         """
-        check_replaceable(preset_dir)
+        files.check_replaceable(preset_dir, PRESET_FILES.fullmatch)
         with files.atomic_directory(preset_dir) as temporary:
             super().save_to_preset(temporary, max_shard_size=max_shard_size)
 
@@ -168,18 +164,6 @@ class DebertaTask(StrategyFit):
     def foreign_arguments(cls, preset, **given):
         """Constructor arguments that a Hugging Face / Microsoft folder tells."""
         return {}
-
-
-def check_replaceable(preset_dir):
-    """Refuses a folder with anything in it that a preset does not have."""
-    if not os.path.isdir(preset_dir):
-        return
-    for name in sorted(os.listdir(preset_dir)):
-        if name not in PRESET_FILES and not name.startswith("model"):
-            raise ValueError(
-                f"{preset_dir!r} holds {name!r}, which is no part of a preset: pass a "
-                "folder of its own"
-            )
 
 
 def check_vocabulary(backbone, preprocessor):

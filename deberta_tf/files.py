@@ -57,6 +57,28 @@ def write_json(path, value):
     atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def check_replaceable(path, is_ours):
+    """Refuses to replace a folder that holds anything but an earlier result.
+
+    Args:
+        path: str. The folder to be; it may be missing.
+        is_ours: callable from a name in the folder to bool.
+
+    Raises:
+        UsageError: if it is a file, or holds what is not ours.
+    """
+    if not os.path.lexists(path):
+        return
+    if not os.path.isdir(path):
+        raise UsageError(f"{path!r} is a file; name a folder")
+    strangers = sorted(name for name in os.listdir(path) if not is_ours(name))
+    if strangers:
+        raise UsageError(
+            f"{path!r} would be replaced, and holds {strangers[0]!r}; name another "
+            "folder"
+        )
+
+
 @contextlib.contextmanager
 def atomic_directory(path):
     """Yields a temporary sibling folder that becomes `path` on success.

@@ -49,14 +49,8 @@ class DebertaMaskedLMPreprocessor(keras_hub.models.MaskedLMPreprocessor):
 
     def build(self, input_shape):
         # Not before: a loaded tokenizer gets its vocabulary after it is made.
-        tokenizer = self.tokenizer
-        self.masker = NgramMasker(
-            tokenizer.vocabulary_size(),
-            tokenizer.mask_token_id,
-            tokenizer.special_token_ids,
-            tokenizer.continues_word(),
-            mask_rate=self.mask_rate,
-            max_ngram=self.max_ngram,
+        self.masker = NgramMasker.of_tokenizer(
+            self.tokenizer, mask_rate=self.mask_rate, max_ngram=self.max_ngram
         )
         self.built = True
 

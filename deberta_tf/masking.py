@@ -75,6 +75,17 @@ class NgramMasker:
     random_rate: float = 0.1
     num_positions: int = None
 
+    @classmethod
+    def of_tokenizer(cls, tokenizer, **settings):
+        """A masker for the ids of a tokenizer; `settings` are the other arguments."""
+        return cls(
+            tokenizer.vocabulary_size(),
+            tokenizer.mask_token_id,
+            tokenizer.special_token_ids,
+            tokenizer.continues_word(),
+            **settings,
+        )
+
     def __post_init__(self):
         self._check_rates()
         if self.max_ngram < 1:

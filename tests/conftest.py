@@ -5,14 +5,14 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-import io
 import pathlib
 import random
 
 import keras
 import pytest
-import sentencepiece
 import tensorflow as tf
+
+from tests.small_models import train_sentencepiece
 
 tf.config.threading.set_intra_op_parallelism_threads(2)
 tf.config.threading.set_inter_op_parallelism_threads(2)
@@ -38,22 +38,7 @@ def sentences():
 @pytest.fixture(scope="session")
 def sentencepiece_proto(sentences):
     """Serialized SentencePiece model of 100 pieces in DeBERTa v3's layout of ids."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences),
-        model_writer=model,
-        vocab_size=100,
-        pad_id=0,
-        bos_id=1,
-        eos_id=2,
-        unk_id=3,
-        pad_piece="[PAD]",
-        bos_piece="[CLS]",
-        eos_piece="[SEP]",
-        unk_piece="[UNK]",
-        minloglevel=2,
-    )
-    return model.getvalue()
+    return train_sentencepiece(sentences, 100)
 
 
 def _make_sentences(count):

@@ -1,6 +1,9 @@
 """Models small enough to test with."""
 
+import io
+
 import numpy as np
+import sentencepiece
 
 from deberta_tf.backbone import DebertaBackbone
 
@@ -26,3 +29,23 @@ def randomize(model, seed=1):
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         weight.assign(weight + rng.normal(size=weight.shape) * 0.2)
+
+
+def train_sentencepiece(sentences, vocabulary_size):
+    """Serialized SentencePiece model in DeBERTa v3's layout of ids."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        vocab_size=vocabulary_size,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        pad_piece="[PAD]",
+        bos_piece="[CLS]",
+        eos_piece="[SEP]",
+        unk_piece="[UNK]",
+        minloglevel=2,
+    )
+    return model.getvalue()

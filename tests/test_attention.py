@@ -191,12 +191,15 @@ def test_the_worked_example_of_integers():
         np.testing.assert_array_equal(total[0, 0], expected)
 
 
-def test_the_shift_gathers_table_rows_only():
+@pytest.mark.parametrize("chosen", [False, True])
+def test_the_shift_gathers_table_rows_only(chosen):
     positions = RelativePositions(8, 16)
     gathers = {}
     for form in FORMS:
         layer = make_layer(positions, attention_form=form)
-        inputs = make_inputs(positions, 20, 20)
+        inputs = make_inputs(positions, 6 if chosen else 20, 20)
+        if chosen:
+            inputs["query_positions"] = tf.constant([[0, 3, 3, 9, 18, 19]] * 2)
         layer(**inputs)
 
         @tf.function

@@ -209,7 +209,7 @@ def test_an_output_that_exists_is_replaced_only_on_demand(spm_model, tmp_path):
 
 def test_a_folder_of_other_things_is_never_overwritten(spm_model, tmp_path):
     (tmp_path / "a.txt").write_text("the film was good")
-    with pytest.raises(UsageError, match=r"holds 'a\.txt', which this command did not"):
+    with pytest.raises(UsageError, match=r"would be replaced, and holds 'a\.txt'"):
         run(spm_model, tmp_path, tmp_path / "a.txt", overwrite=True)
     assert (tmp_path / "a.txt").exists()
 

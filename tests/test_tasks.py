@@ -203,6 +203,10 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path, preprocessor):
     with pytest.raises(ValueError, match="notes.txt"):
         classifier.save_to_preset(str(tmp_path))
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "notes.txt").unlink()
+    (tmp_path / "models").mkdir()
+    with pytest.raises(ValueError, match="models"):
+        classifier.save_to_preset(str(tmp_path))
 
 
 def test_a_fitted_task_is_saved_without_its_optimizer(tmp_path, preprocessor):

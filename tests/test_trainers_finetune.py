@@ -237,6 +237,17 @@ def test_a_dry_run_writes_nothing(preset, data, tmp_path, capsys):
     assert not (tmp_path / "model").exists()
 
 
+def test_weights_of_another_vocabulary_are_refused(preset, data, tmp_path):
+    backbone = DebertaBackbone(1200, 1, 2, 8, 8, bucket_size=8)
+    backbone.save_to_preset(str(tmp_path / "large"))
+    settings = {"tokenizer": preset}
+    config = config_of(tmp_path / "large", data, **settings)
+    with pytest.raises(files.UsageError, match="1,200 rows: they are not of one"):
+        finetune.build_task(config, ["no", "yes"])
+    fresh = config_of(tmp_path / "large", data, **settings, load_weights="false")
+    assert finetune.build_task(fresh, ["no", "yes"]).num_classes == 2
+
+
 def test_every_setting_has_its_help():
     config = finetune.FinetuneConfig
     assert set(field_help(config)) == set(config.__dataclass_fields__)

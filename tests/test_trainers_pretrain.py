@@ -1,6 +1,5 @@
 """Pretraining on a small vocabulary: batches, scores, a run and its mistakes."""
 
-import io
 import json
 import os
 import re
@@ -9,12 +8,12 @@ import signal
 import keras
 import numpy as np
 import pytest
-import sentencepiece
 import tensorflow as tf
 
 from deberta_tf import files, rows
 from deberta_tf.masked_lm import DebertaMaskedLM
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
+from tests.small_models import train_sentencepiece
 from trainers import callbacks, pretrain
 from trainers.config import field_help, parse
 
@@ -195,22 +194,7 @@ def other_tokenizer(data, sentences):
     """A folder with a vocabulary of other pieces."""
     folder = data / "other_tokenizer"
     os.makedirs(folder)
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences),
-        model_writer=model,
-        vocab_size=90,
-        pad_id=0,
-        bos_id=1,
-        eos_id=2,
-        unk_id=3,
-        pad_piece="[PAD]",
-        bos_piece="[CLS]",
-        eos_piece="[SEP]",
-        unk_piece="[UNK]",
-        minloglevel=2,
-    )
-    (folder / "spm.model").write_bytes(model.getvalue())
+    (folder / "spm.model").write_bytes(train_sentencepiece(sentences, 90))
     return folder
 
 

@@ -99,19 +99,11 @@ def _check(options):
 
 
 def _check_output(output, overwrite):
-    if not os.path.lexists(output):
-        return
-    if not overwrite:
+    if os.path.lexists(output) and not overwrite:
         raise files.UsageError(f"{output} exists; --overwrite replaces it")
-    if not os.path.isdir(output):
-        raise files.UsageError(f"{output} is a file, not a folder of rows; it is kept")
-    # A slip in --output must not cost a folder of other things.
-    for name in sorted(os.listdir(output)):
-        if not os.path.isfile(os.path.join(output, name, rows.MANIFEST)):
-            raise files.UsageError(
-                f"{output} holds {name!r}, which this command did not write; it is "
-                "not replaced"
-            )
+    files.check_replaceable(
+        output, lambda name: os.path.isfile(os.path.join(output, name, rows.MANIFEST))
+    )
 
 
 def input_files(patterns):

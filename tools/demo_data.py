@@ -22,6 +22,8 @@ def main(argv=None):
     parser = files.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", required=True, help="folder to write")
     output = parser.parse_args(argv).output
+    names = {"text.txt", *(f"{split}.csv" for split in SPLITS)}
+    files.check_replaceable(output, names.__contains__)
     with files.atomic_directory(output) as folder:
         texts = read_reviews()
         files.atomic_write(os.path.join(folder, "text.txt"), "\n".join(texts) + "\n")

@@ -43,7 +43,8 @@ def main(argv=None):
         raise files.UsageError(
             f"max_sentences must be 0 or more. Received: {options.max_sentences}"
         )
-    _check_output(options.output)
+    names = {name for names in _OUTPUTS.values() for name in names}
+    files.check_replaceable(options.output, names.__contains__)
     start_s = time.monotonic()
     lines = _read_lines(_input_paths(options.input))
     if options.max_sentences:
@@ -214,19 +215,6 @@ def _sample(lines, count, generator):
         if place < count:
             kept[place : place + 1] = [line]
     return kept
-
-
-def _check_output(output):
-    """Refuses a folder with anything but an earlier result: it would be replaced."""
-    if os.path.isfile(output):
-        raise files.UsageError(f"output {output} is a file; name a folder")
-    ours = {name for names in _OUTPUTS.values() for name in names}
-    strangers = set(os.listdir(output)) - ours if os.path.isdir(output) else set()
-    if strangers:
-        raise files.UsageError(
-            f"output {output} would be replaced, and holds {sorted(strangers)[0]!r}; "
-            "name a new folder"
-        )
 
 
 def _read_flags(argv):

@@ -27,9 +27,6 @@ class StepCallback(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.on_step(self.first_step + batch + 1, logs)
 
-    def on_step(self, step, logs):
-        raise NotImplementedError
-
 
 class StopOnNonFinite(StepCallback):
     """Raises TrainingDiverged at the step whose loss is NaN or infinite."""

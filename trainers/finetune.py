@@ -196,6 +196,7 @@ def build_task(config, names):
         config.preset, load_weights=config.load_weights, dtype=config.precision
     )
     tokenizer = run.load_tokenizer(config)
+    run.check_rows(config, tokenizer, backbone)
     preprocessor = DebertaTextClassifierPreprocessor(tokenizer, config.sequence_length)
     if backbone.absolute_position_input:
         check_absolute_length(config.sequence_length, backbone.max_sequence_length)

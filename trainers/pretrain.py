@@ -184,12 +184,14 @@ def build_task(config, sequence_length):
             dtype=config.precision,
         )
         return DebertaMaskedLM(backbone, preprocessor)
-    return DebertaMaskedLM.from_preset(
+    task = DebertaMaskedLM.from_preset(
         config.preset,
         preprocessor=preprocessor,
         dtype=config.precision,
         compile=False,
     )
+    run.check_rows(config, tokenizer, task.backbone)
+    return task
 
 
 def training_batches(config, task, rows, first_step, last_step):
@@ -249,13 +251,8 @@ def masked_lm_sums(task, inputs, mask_ids, mask_weights):
 def _masking(config, task, rows, seed):
     """The function from (n, row numbers) to (inputs, mask_ids, mask_weights)."""
     tokenizer = task.preprocessor.tokenizer
-    masker = NgramMasker(
-        tokenizer.vocabulary_size(),
-        tokenizer.mask_token_id,
-        tokenizer.special_token_ids,
-        tokenizer.continues_word(),
-        mask_rate=config.mask_rate,
-        max_ngram=config.max_ngram,
+    masker = NgramMasker.of_tokenizer(
+        tokenizer, mask_rate=config.mask_rate, max_ngram=config.max_ngram
     )
 
     def masked(n, row):

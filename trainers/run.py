@@ -107,6 +107,22 @@ def load_tokenizer(config):
     return given
 
 
+def check_rows(config, tokenizer, backbone):
+    """Refuses loaded weights whose table has many more rows than the tokenizer ids.
+
+    Published tables have up to about 900 rows without an id (mDeBERTa; SPEC 6.3).
+
+    Raises:
+        UsageError: if they can't be of one vocabulary.
+    """
+    size, num_rows = tokenizer.vocabulary_size(), backbone.vocabulary_size
+    if config.load_weights and num_rows - size > 1024:
+        raise files.UsageError(
+            f"the tokenizer has {size:,} tokens, the weights of {config.preset} have "
+            f"{num_rows:,} rows: they are not of one vocabulary"
+        )
+
+
 def compile_task(task, config, total_steps, warmup_steps):
     """Compiles a task for `fit`; returns the schedule.
 
