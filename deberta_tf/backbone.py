@@ -1,12 +1,13 @@
 """The encoder of DeBERTa v1, v2 and v3, one class by its arguments."""
 
+import inspect
 import os
 
 import keras
 import keras_hub
 
-from deberta_tf import checkpoints
 from deberta_tf.attention import POSITION_TERMS
+from deberta_tf.checkpoints import folders, keras_hub_presets, transfer, writer
 from deberta_tf.embeddings import DebertaEmbeddings
 from deberta_tf.encoder import DebertaEncoder
 from deberta_tf.relative_position import RelativePositions
@@ -186,11 +187,8 @@ class DebertaBackbone(keras_hub.models.Backbone):
     @staticmethod
     def config_names():
         """Names of the constructor's own arguments, as they stand in the config."""
-        return [
-            name
-            for name in checkpoints.argument_names(DebertaBackbone.__init__)
-            if name != "dtype"
-        ]
+        names = inspect.signature(DebertaBackbone.__init__).parameters
+        return [name for name in names if name not in ("self", "dtype", "kwargs")]
 
     def get_config(self):
         own = {name: getattr(self, name) for name in self.config_names()}
@@ -199,13 +197,15 @@ class DebertaBackbone(keras_hub.models.Backbone):
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, **overrides):
-        """Builds a backbone from a published size or a folder.
+        """Builds a backbone from a published size, a folder or a handle.
 
         Args:
             preset: str. A published size ("deberta_v3_base", see
-                `checkpoints.PUBLISHED_SIZES`), a folder written by
-                `save_to_preset`, or a Hugging Face / Microsoft folder
-                (`config.json`, `model.safetensors`).
+                `published.PUBLISHED_SIZES`); a folder written by `save_to_preset`; a
+                Hugging Face / Microsoft folder (`config.json` beside
+                `model.safetensors` or `pytorch_model.bin`, whole or in shards);
+                "hf://owner/name" of either; a preset of KerasHub's
+                `DebertaV3Backbone`. Heads that a folder holds are left unread.
             load_weights: bool. False: fresh weights of that geometry.
             overrides: constructor arguments that replace those of the preset.
 
@@ -213,13 +213,49 @@ class DebertaBackbone(keras_hub.models.Backbone):
             ValueError: if the preset is unknown, or its tensors do not fit.
         """
         preset = os.fspath(preset)
-        config = checkpoints.foreign_config(preset, load_weights)
-        if config is None:
+        checkpoint = folders.open_checkpoint(preset, load_weights)
+        if checkpoint is None:
             return super().from_preset(preset, load_weights=load_weights, **overrides)
-        backbone = cls(**{**config, **overrides})
+        backbone = cls(**{**checkpoint.arguments, **overrides})
         if load_weights:
-            checkpoints.assign(backbone.weights, checkpoints.read_tensors(preset))
+            transfer.assign(backbone.weights, checkpoint.tensors)
         return backbone
+
+    def save_to_huggingface(self, directory, dtype=None, max_shard_size=2):
+        """Writes a folder that Hugging Face's `AutoModel` loads.
+
+        Args:
+            directory: str. The folder; an earlier one is replaced.
+            dtype: str. Of the tensors: "float32", "float16", "bfloat16"; None: that
+                of the variables.
+            max_shard_size: float, in GB. What is larger goes to several files.
+
+        Raises:
+            ValueError: if Hugging Face has no such model, or the folder holds what is
+                no part of such a folder: it would be lost.
+        """
+        writer.write_folder(
+            directory,
+            self.get_config(),
+            transfer.stored_tensors(self.weights, dtype),
+            entries={},
+            head="Model",
+            max_shard_size=max_shard_size,
+        )
+
+    def save_to_keras_hub(self, directory, tokenizer=None):
+        """Writes a preset of KerasHub's `DebertaV3Backbone` (v3 only).
+
+        Args:
+            directory: str. The folder; an earlier preset is replaced.
+            tokenizer: `DebertaSentencePieceTokenizer` to write beside it, or None.
+
+        Raises:
+            ValueError: if KerasHub's class can't be such a model, or the folder holds
+                what is no part of a preset.
+        """
+        tensors = transfer.stored_tensors(self.weights)
+        keras_hub_presets.write_preset(directory, self.get_config(), tensors, tokenizer)
 
 
 def _check_sizes(hidden_dim, num_heads, num_layers, head_dim, **others):

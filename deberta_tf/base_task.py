@@ -2,22 +2,18 @@
 
 import contextlib
 import os
-import re
 import warnings
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from deberta_tf import checkpoints, files
+from deberta_tf import files
 from deberta_tf.backbone import DebertaBackbone
+from deberta_tf.checkpoints import folders, transfer, writer
 from deberta_tf.distribution import StrategyFit
-
-# scores.json is the trainers' own.
-PRESET_FILES = re.compile(
-    r"assets|model(_\d+)?\.weights\.(h5|json)|task\.weights\.h5"
-    r"|(config|metadata|preprocessor|scores|task|tokenizer)\.json"
-)
+from deberta_tf.tokenizer_folders import has_tokenizer
+from deberta_tf.tokenizers import DebertaTokenizer
 
 
 class DebertaTask(StrategyFit):
@@ -36,18 +32,25 @@ class DebertaTask(StrategyFit):
         backbone: `DebertaBackbone`.
         head: layer, called with the hidden states (embeddings first) and the inputs.
         preprocessor: KerasHub preprocessor, or None for ids only.
-        extra_inputs: tuple of str. Names of int (b, p) inputs besides the backbone's.
+        extra_inputs: dict of int inputs besides the backbone's: name to shape, without
+            the axis b.
+        input_shape: shape of each of the backbone's inputs, without the axis b.
         skip_last_block: bool. Whether the head does without the last hidden state.
+
+    Attributes:
+        foreign_class: str, how the name of Hugging Face's class of the task ends.
     """
 
     backbone_cls = DebertaBackbone
+    foreign_class = "Model"
 
     def __init__(
         self,
         backbone,
         head,
         preprocessor=None,
-        extra_inputs=(),
+        extra_inputs=None,
+        input_shape=(None,),
         skip_last_block=False,
         **kwargs,
     ):
@@ -56,9 +59,11 @@ class DebertaTask(StrategyFit):
         self.preprocessor = preprocessor
         self.skip_last_block = skip_last_block
         check_vocabulary(backbone, preprocessor)
-        inputs = dict(backbone.input)
-        for name in extra_inputs:
-            inputs[name] = keras.Input((None,), dtype="int32", name=name)
+        shapes = {**dict.fromkeys(backbone.input, input_shape), **(extra_inputs or {})}
+        inputs = {
+            name: keras.Input(shape, dtype="int32", name=name)
+            for name, shape in shapes.items()
+        }
         super().__init__(inputs=inputs, outputs=self.call(inputs), **kwargs)
         # Keras would hold a padding mask to the rank of its symbolic input, and
         # refuse a call without the optional inputs.
@@ -101,7 +106,7 @@ class DebertaTask(StrategyFit):
             ValueError: if the folder holds what is no part of a preset: it would
                 be lost, since the folder is replaced.
         """
-        files.check_replaceable(preset_dir, PRESET_FILES.fullmatch)
+        files.check_replaceable(preset_dir, files.PRESET_FILES.fullmatch)
         with files.atomic_directory(preset_dir) as temporary:
             super().save_to_preset(temporary, max_shard_size=max_shard_size)
 
@@ -125,45 +130,95 @@ class DebertaTask(StrategyFit):
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
-        """Loads a task from a folder, or builds a published size.
+        """Loads a task from a folder or handle, or builds a published size.
+
+        A Hugging Face / Microsoft folder gives its tokenizer too, where it has one.
+        Parts of the head that it does not have are fresh, with a warning that names
+        them.
 
         Args:
             preset: str, as `DebertaBackbone.from_preset` takes it. A preset of
                 another task, or of a backbone alone, gets a fresh head.
             load_weights: bool. False: fresh weights.
             kwargs: constructor arguments of the task; `dtype` goes to the backbone.
+
+        Raises:
+            ValueError: if the preset is unknown, or its tensors do not fit.
         """
         preset = os.fspath(preset)
-        if checkpoints.foreign_config(preset, load_weights) is None:
+        checkpoint = folders.open_checkpoint(preset, load_weights)
+        if checkpoint is None:
+            if not has_tokenizer(preset):
+                kwargs.setdefault("preprocessor", None)
             task = super().from_preset(preset, load_weights=load_weights, **kwargs)
             check_vocabulary(task.backbone, task.preprocessor)
             return task
-        dtype = kwargs.pop("dtype", None)
-        backbone = DebertaBackbone.from_preset(
-            preset, load_weights=load_weights, dtype=dtype
-        )
-        if load_weights:
-            kwargs = {**cls.foreign_arguments(preset, **kwargs), **kwargs}
-        task = cls(backbone, **kwargs)
-        if load_weights:
-            task.load_foreign_head(checkpoints.read_tensors(preset))
-        return task
-
-    def load_foreign_head(self, tensors):
-        """Sets the head's weights, or warns that the checkpoint has no such head."""
-        head = [weight for weight in self.weights if weight.path.startswith("head/")]
-        if any(checkpoints.their_name(weight.path) in tensors for weight in head):
-            checkpoints.assign(self.weights, tensors)
-        else:
-            warnings.warn(
-                f"The checkpoint has no head for {type(self).__name__}: it is fresh",
-                stacklevel=3,
-            )
+        return cls.from_checkpoint(checkpoint, load_weights, **kwargs)
 
     @classmethod
-    def foreign_arguments(cls, preset, **given):
+    def from_checkpoint(cls, checkpoint, load_weights=True, dtype=None, **kwargs):
+        """Builds the task that an opened `Checkpoint` holds, see `from_preset`."""
+        backbone = DebertaBackbone(**checkpoint.arguments, dtype=dtype)
+        if "preprocessor" not in kwargs:
+            kwargs["preprocessor"] = cls.foreign_preprocessor(checkpoint, backbone)
+        arguments = cls.foreign_arguments(checkpoint, **kwargs)
+        task = cls(backbone, **{**arguments, **kwargs})
+        if load_weights:
+            task.load_checkpoint(checkpoint)
+        return task
+
+    @classmethod
+    def foreign_arguments(cls, checkpoint, **given):
         """Constructor arguments that a Hugging Face / Microsoft folder tells."""
         return {}
+
+    @classmethod
+    def foreign_preprocessor(cls, checkpoint, backbone):
+        """The preprocessor for the folder's tokenizer; None where it has none."""
+        if cls.preprocessor_cls is None or not has_tokenizer(checkpoint.preset):
+            return None
+        tokenizer = DebertaTokenizer.from_preset(checkpoint.preset)
+        return cls.preprocessor_cls(
+            tokenizer, sequence_length=min(512, backbone.max_sequence_length)
+        )
+
+    def load_checkpoint(self, checkpoint):
+        """Sets the weights, and warns of parts of the head that are fresh."""
+        tensors = transfer.fitting_head(self.weights, checkpoint.tensors)
+        fresh = transfer.assign(self.weights, tensors)
+        if fresh:
+            warnings.warn(
+                f"The checkpoint has no head for {type(self).__name__}, or not all of "
+                f"it: {', '.join(fresh)} are fresh",
+                stacklevel=4,
+            )
+
+    def foreign_entries(self):
+        """What the config of a Hugging Face folder tells of the head."""
+        return {}
+
+    def save_to_huggingface(self, directory, dtype=None, max_shard_size=2):
+        """Writes a folder that Hugging Face's class of the task loads.
+
+        Args:
+            directory: str. The folder; an earlier one is replaced.
+            dtype: str. Of the tensors: "float32", "float16", "bfloat16"; None: that
+                of the variables.
+            max_shard_size: float, in GB. What is larger goes to several files.
+
+        Raises:
+            ValueError: if Hugging Face has no such model, or the folder holds what is
+                no part of such a folder: it would be lost.
+        """
+        writer.write_folder(
+            directory,
+            self.backbone.get_config(),
+            transfer.stored_tensors(self.weights, dtype),
+            self.foreign_entries(),
+            head=self.foreign_class,
+            max_shard_size=max_shard_size,
+            tokenizer=self.preprocessor and self.preprocessor.tokenizer,
+        )
 
 
 def check_vocabulary(backbone, preprocessor):

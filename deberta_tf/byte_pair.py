@@ -11,6 +11,8 @@ import json
 import numpy as np
 import tensorflow as tf
 
+from deberta_tf import torch_files
+
 # Unicode White_Space; RE2's own \s knows ASCII only.
 _SPACE = r"\t-\r\x{85}\p{Z}"
 
@@ -26,6 +28,8 @@ _WORD = (
 
 # A byte that valid UTF-8 never holds, so no text can be mistaken for it.
 _BREAK = b"\xff"
+
+_OFFICIAL_SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
 
 
 def byte_alphabet():
@@ -300,3 +304,46 @@ def _split_merge(merge, rank):
             f"as merge {rank}"
         )
     return parts
+
+
+def read_bpe_encoder(path):
+    """Reads the official vocabulary of v1, `bpe_encoder.bin`.
+
+    Its `dict_map` lists GPT-2's ids as text, in the order of the model's own ids,
+    which begin after those of [PAD], [CLS], [SEP] and [UNK]; [MASK] comes last.
+
+    Args:
+        path: str. A file of `torch.save`; nothing of it is executed.
+
+    Returns:
+        (vocabulary, merges), as `BytePairEncoder` takes them.
+
+    Raises:
+        ValueError: if an item is missing, or the ids fit no token.
+
+    Source: the official `gpt2_tokenizer.py`; SPEC 6.3.
+    """
+    content = torch_files.read_torch_file(path)
+    for item, kind in (("encoder", dict), ("vocab", list), ("dict_map", list)):
+        held = content.get(item) if isinstance(content, dict) else None
+        if not isinstance(held, kind):
+            raise ValueError(f"{path} must hold a {kind.__name__} as {item!r}")
+    token_of = {str(index): token for token, index in content["encoder"].items()}
+    tokens = list(_OFFICIAL_SPECIAL)
+    tokens += [
+        _dictionary_token(path, entry, token_of) for entry in content["dict_map"]
+    ]
+    tokens = [*dict.fromkeys(tokens), "[MASK]"]
+    merges = [m if isinstance(m, str) else " ".join(m) for m in content["vocab"]]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return read_vocabulary(vocabulary), read_merges(merges)
+
+
+def _dictionary_token(path, entry, token_of):
+    if not isinstance(entry, tuple | list) or len(entry) != 2:
+        raise ValueError(f"{path}: dict_map must hold pairs. Received: {entry!r}")
+    word = str(entry[0])
+    # Words that are no ids of GPT-2 only fill up RoBERTa's dictionary.
+    if word in token_of or not word.isdecimal():
+        return token_of.get(word, word)
+    raise ValueError(f"{path}: dict_map names id {word}, which encoder does not have")

@@ -4,9 +4,16 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
+
+# Of a KerasHub preset; scores.json is the trainers' own.
+PRESET_FILES = re.compile(
+    r"assets|model(_\d+)?\.weights\.(h5|json)|task\.weights\.h5"
+    r"|(config|metadata|preprocessor|scores|task|tokenizer)\.json"
+)
 
 
 class UsageError(ValueError):

@@ -95,11 +95,12 @@ class EnhancedMaskDecoder(keras.layers.Layer):
 class MaskedLMHead(keras.layers.Layer):
     """Logits over the vocabulary, tied to the token table.
 
-    Where the encoder has no absolute positions at its input, the states come from
-    an `EnhancedMaskDecoder` that shares the encoder's last block.
-
     Args:
         backbone: `DebertaBackbone`, whose token table and last block are shared.
+        enhanced_mask_decoder: bool. Whether the states come from an
+            `EnhancedMaskDecoder` that shares the encoder's last block; False: the last
+            state is decoded, as Hugging Face does. None: where the encoder has no
+            absolute positions at its input.
 
     Call arguments:
         states: hidden states, embeddings first; with a decoder the last may be
@@ -113,11 +114,18 @@ class MaskedLMHead(keras.layers.Layer):
     Source: SPEC 3.1, 3.2.
     """
 
-    def __init__(self, backbone, **kwargs):
+    def __init__(self, backbone, enhanced_mask_decoder=None, **kwargs):
         super().__init__(**kwargs)
         self.backbone = backbone
         self.decoder = None
-        if not backbone.absolute_position_input:
+        if enhanced_mask_decoder is None:
+            enhanced_mask_decoder = not backbone.absolute_position_input
+        if enhanced_mask_decoder and backbone.absolute_position_input:
+            raise ValueError(
+                "Absolute positions come in once. Received: enhanced_mask_decoder="
+                "True, a backbone with absolute_position_input=True"
+            )
+        if enhanced_mask_decoder:
             self.decoder = EnhancedMaskDecoder(
                 backbone.max_sequence_length,
                 backbone.embedding_dim,
@@ -173,66 +181,3 @@ class MaskedLMHead(keras.layers.Layer):
     def compute_output_spec(self, states, inputs, training=None):
         rows = inputs.get("mask_positions", inputs["token_ids"]).shape
         return keras.KerasTensor((*rows, self.backbone.vocabulary_size), "float32")
-
-
-@keras.saving.register_keras_serializable("deberta_tf")
-class ClassificationHead(keras.layers.Layer):
-    """Pooler over the first token, then logits.
-
-    Args:
-        num_classes: int. 1: a regression score.
-        hidden_dim: int. Width of the pooler.
-        activation: Keras activation of the pooler.
-        dropout: float. Rate before the logits.
-
-    Call arguments:
-        states: hidden states, the last one is pooled.
-        inputs: dict of the model's inputs; nothing of it is read.
-
-    Returns:
-        float32 (b, num_classes).
-
-    Source: SPEC 2.4.
-    """
-
-    def __init__(
-        self, num_classes, hidden_dim, activation="gelu", dropout=0.0, **kwargs
-    ):
-        super().__init__(**kwargs)
-        self.num_classes = num_classes
-        self.hidden_dim = hidden_dim
-        self.pooler = self._make_dense(hidden_dim, "pooler", activation)
-        self.dropout = keras.layers.Dropout(
-            dropout, dtype=self.dtype_policy, name="dropout"
-        )
-        self.logits = self._make_dense(num_classes, "logits")
-
-    def build(self, *_):
-        self.pooler.build((None, self.hidden_dim))
-        self.logits.build((None, self.hidden_dim))
-        self.built = True
-
-    def call(self, states, inputs, training=None):
-        pooled = self.dropout(self.pooler(states[-1][:, 0]), training=training)
-        return tf.cast(self.logits(pooled), "float32")
-
-    def _make_dense(self, units, name, activation=None):
-        return keras.layers.Dense(
-            units,
-            activation=activation,
-            kernel_initializer=table_initializer(),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-
-    def compute_output_spec(self, states, inputs, training=None):
-        return keras.KerasTensor((states[-1].shape[0], self.num_classes), "float32")
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_classes": self.num_classes,
-            "hidden_dim": self.hidden_dim,
-            "activation": keras.activations.serialize(self.pooler.activation),
-            "dropout": self.dropout.rate,
-        }

@@ -1,11 +1,15 @@
 """Masked language modelling: the task and its preprocessor."""
 
+import os
+import warnings
+
 import keras
 import keras_hub
 import tensorflow as tf
 
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.base_task import DebertaTask
+from deberta_tf.checkpoints import folders, names
 from deberta_tf.heads import MaskedLMHead
 from deberta_tf.masking import NgramMasker
 from deberta_tf.packing import pack_strings
@@ -91,6 +95,8 @@ class DebertaMaskedLM(DebertaTask, keras_hub.models.MaskedLM):
             decoded directly, else an `EnhancedMaskDecoder` takes the absolute
             positions in and the backbone's last block is shared with it.
         preprocessor: `DebertaMaskedLMPreprocessor`, or None for ids only.
+        enhanced_mask_decoder: bool. False: the last state is decoded in any case, as
+            Hugging Face does; None: as said above.
 
     Returns:
         Logits, float32 (b, p, vocabulary_size).
@@ -102,17 +108,74 @@ class DebertaMaskedLM(DebertaTask, keras_hub.models.MaskedLM):
     """
 
     preprocessor_cls = DebertaMaskedLMPreprocessor
+    foreign_class = "ForMaskedLM"
 
-    def __init__(self, backbone, preprocessor=None, **kwargs):
-        head = MaskedLMHead(backbone, dtype=backbone.dtype_policy, name="head")
+    def __init__(
+        self, backbone, preprocessor=None, enhanced_mask_decoder=None, **kwargs
+    ):
+        head = MaskedLMHead(
+            backbone, enhanced_mask_decoder, dtype=backbone.dtype_policy, name="head"
+        )
         super().__init__(
             backbone,
             head,
             preprocessor,
-            extra_inputs=("mask_positions",),
+            extra_inputs={"mask_positions": (None,)},
             skip_last_block=head.decoder is not None,
             **kwargs,
         )
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, generator=False, **kwargs):
+        """`DebertaTask.from_preset`, of replaced-token checkpoints too.
+
+        Args:
+            preset: str.
+            load_weights: bool.
+            generator: bool. Load the generator that a v3 folder holds beside its
+                discriminator, the one that is trained to fill masks (SPEC 3.4).
+            kwargs: constructor arguments.
+        """
+        if not generator:
+            return super().from_preset(preset, load_weights=load_weights, **kwargs)
+        checkpoint = folders.open_checkpoint(
+            os.fspath(preset), load_weights, generator=True
+        )
+        if checkpoint is None:
+            raise ValueError(
+                "generator=True is for Hugging Face / Microsoft folders. Received: "
+                f"{preset!r}, a preset of ours"
+            )
+        return cls.from_checkpoint(checkpoint, load_weights, **kwargs)
+
+    @classmethod
+    def foreign_arguments(cls, checkpoint, enhanced_mask_decoder=None, **_):
+        if checkpoint.holds("mask_predictions."):
+            warnings.warn(
+                "The checkpoint is a discriminator of replaced tokens: it was not "
+                "trained to fill masks. Pass generator=True for its generator",
+                stacklevel=4,
+            )
+        has_positions = checkpoint.holds(names.DECODER_POSITIONS_NAME)
+        if checkpoint.holds("lm_predictions.") and not has_positions:
+            if enhanced_mask_decoder is None:
+                warnings.warn(
+                    "The checkpoint has a masked-LM head, and no absolute positions "
+                    "for an enhanced mask decoder: its last state is decoded, as "
+                    "Hugging Face does",
+                    stacklevel=4,
+                )
+                return {"enhanced_mask_decoder": False}
+        return {}
+
+    def get_config(self):
+        decoder = self.head.decoder is not None
+        return {**super().get_config(), "enhanced_mask_decoder": decoder}
+
+    def foreign_entries(self):
+        # The newer head of Hugging Face, named as Microsoft's, can't change the width.
+        backbone = self.backbone
+        return {"legacy": backbone.embedding_dim != backbone.hidden_dim}
 
     def compile(
         self, optimizer="auto", loss="auto", *, weighted_metrics="auto", **kwargs

@@ -45,3 +45,17 @@ PUBLISHED_SIZES = {
         layer_norm_epsilon=1e-12,
     ),
 }
+
+
+def published_handle(name):
+    """The handle of the repository that holds the weights of a published size.
+
+    Raises:
+        ValueError: if the size was not published with weights.
+    """
+    if name == "bert_base":
+        raise ValueError(
+            f"{name!r} is a geometry, without published weights of ours: pass "
+            "load_weights=False for fresh ones"
+        )
+    return f"hf://microsoft/{name.replace('_', '-')}"

@@ -5,11 +5,12 @@ import os
 import keras
 import keras_hub
 
-from deberta_tf import checkpoints, files, serving
+from deberta_tf import files, serving
 from deberta_tf.backbone import DebertaBackbone
-from deberta_tf.base_task import DebertaTask
-from deberta_tf.heads import ClassificationHead
+from deberta_tf.checkpoints import configs
+from deberta_tf.labelled_task import LabelledTask, check_classes
 from deberta_tf.packing import pack_strings
+from deberta_tf.task_heads import ClassificationHead
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
 
 
@@ -52,7 +53,7 @@ class DebertaTextClassifierPreprocessor(keras_hub.models.TextClassifierPreproces
 
 
 @keras.saving.register_keras_serializable("deberta_tf")
-class DebertaTextClassifier(DebertaTask, keras_hub.models.TextClassifier):
+class DebertaTextClassifier(LabelledTask, keras_hub.models.TextClassifier):
     """Classifies a text or a pair of texts, or scores it.
 
     Args:
@@ -73,6 +74,7 @@ class DebertaTextClassifier(DebertaTask, keras_hub.models.TextClassifier):
     """
 
     preprocessor_cls = DebertaTextClassifierPreprocessor
+    foreign_class = "ForSequenceClassification"
 
     def __init__(
         self,
@@ -84,16 +86,9 @@ class DebertaTextClassifier(DebertaTask, keras_hub.models.TextClassifier):
         preprocessor=None,
         **kwargs,
     ):
-        if num_classes is None:
-            raise ValueError(
-                "num_classes must be given: the preset, if any, holds no text "
-                "classifier"
-            )
-        if labels is not None and len(labels) != num_classes:
-            raise ValueError(
-                "labels must name every class. Received: "
-                f"num_classes={num_classes}, {len(labels)} labels"
-            )
+        if num_classes is None and labels is not None:
+            num_classes = len(labels)
+        check_classes(num_classes, labels)
         head = ClassificationHead(
             num_classes,
             backbone.hidden_dim,
@@ -172,9 +167,18 @@ class DebertaTextClassifier(DebertaTask, keras_hub.models.TextClassifier):
             serving.export(self, pack, temporary)
         return path
 
+    def foreign_entries(self):
+        return {
+            **super().foreign_entries(),
+            "pooler_hidden_act": keras.activations.serialize(
+                self.head.pooler.activation
+            ),
+            "pooler_hidden_size": self.backbone.hidden_dim,
+            "cls_dropout": self.head.dropout.rate,
+        }
+
     @classmethod
-    def foreign_arguments(cls, preset, num_classes=None, **_):
-        arguments = checkpoints.head_arguments(preset)
-        if num_classes not in (None, arguments["num_classes"]):
-            arguments["labels"] = None
-        return {name: value for name, value in arguments.items() if value is not None}
+    def foreign_arguments(cls, checkpoint, **given):
+        pooler = configs.read_pooler(checkpoint.config)
+        pooler.pop("pooler_dropout")
+        return {**super().foreign_arguments(checkpoint, **given), **pooler}

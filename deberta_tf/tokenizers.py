@@ -9,9 +9,8 @@ import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
-from keras_hub.src.utils import preset_utils
 
-from deberta_tf import byte_pair
+from deberta_tf import byte_pair, files, tokenizer_folders
 from deberta_tf.sentencepiece_resource import SharedModelResource
 
 _SPECIAL = ("cls", "sep", "pad", "unk", "mask")
@@ -146,6 +145,19 @@ class DebertaTokenizer(keras_hub.tokenizers.Tokenizer):
             with open(os.path.join(dir_path, name), "wb") as file:
                 file.write(content)
 
+    def save_published(self, dir_path):
+        """Writes the files of a published model, which Hugging Face's class loads."""
+        for name, content in zip(
+            self.PUBLISHED, self._asset_contents().values(), strict=True
+        ):
+            files.atomic_write(os.path.join(dir_path, name), content)
+        settings = {
+            "tokenizer_class": self.FOREIGN_CLASS,
+            "do_lower_case": False,
+            **{f"{name}_token": getattr(self, f"{name}_token") for name in _SPECIAL},
+        }
+        files.write_json(os.path.join(dir_path, "tokenizer_config.json"), settings)
+
     @classmethod
     def from_config(cls, config):
         # Vocabularies are assets: a path that a configuration names is not opened.
@@ -159,7 +171,8 @@ class DebertaTokenizer(keras_hub.tokenizers.Tokenizer):
         Args:
             preset: str. A folder written by `save_to_preset`, or one with the files
                 of a published model or of `tools/train_tokenizer.py`: spm.model, or
-                vocab.json and merges.txt. Or a handle that KerasHub knows, such as
+                vocab.json and merges.txt, or v1's bpe_encoder.bin. Or a handle that
+                KerasHub knows, such as
                 "hf://owner/name".
             config_file: str. File of `save_to_preset`, inside `preset`.
             kwargs: constructor arguments, e.g. `cls_token="<s>"`.
@@ -171,7 +184,9 @@ class DebertaTokenizer(keras_hub.tokenizers.Tokenizer):
         Raises:
             ValueError: if the folder has no tokenizer, or that of another class.
         """
-        holds, config = _preset_tokenizer(preset, config_file)
+        kind, config = tokenizer_folders.find_tokenizer(preset, config_file)
+        classes = (DebertaSentencePieceTokenizer, DebertaBytePairTokenizer)
+        holds = next(each for each in classes if each.PUBLISHED == kind)
         if not issubclass(holds, cls):
             raise ValueError(
                 f"{preset} holds a {holds.__name__}, not a {cls.__name__}. Load it "
@@ -179,8 +194,9 @@ class DebertaTokenizer(keras_hub.tokenizers.Tokenizer):
                 ".from_preset"
             )
         if config is None:
-            paths = [preset_utils.get_file(preset, name) for name in holds.PUBLISHED]
-            return holds(*paths, **kwargs)
+            return holds(
+                *tokenizer_folders.published_vocabulary(preset, kind), **kwargs
+            )
         tokenizer = holds.from_config({**config, **kwargs})
         tokenizer.load_preset_assets(preset)
         return tokenizer
@@ -223,7 +239,8 @@ class DebertaSentencePieceTokenizer(
     Source: Kudo and Richardson 2018; SPEC 6.3.
     """
 
-    PUBLISHED = ("spm.model",)
+    PUBLISHED = tokenizer_folders.SENTENCE_PIECE
+    FOREIGN_CLASS = "DebertaV2Tokenizer"
 
     def __init__(self, proto=None, **kwargs):
         for name in ("sequence_length", "add_bos", "add_eos"):
@@ -287,7 +304,8 @@ class DebertaBytePairTokenizer(DebertaTokenizer):
     Source: Radford et al. 2019, section 2.2; SPEC 6.3.
     """
 
-    PUBLISHED = ("vocab.json", "merges.txt")
+    PUBLISHED = tokenizer_folders.BYTE_PAIR
+    FOREIGN_CLASS = "DebertaTokenizer"
 
     def __init__(
         self,
@@ -377,24 +395,3 @@ def _begins_word(text):
         return True
     is_mark = text in string.punctuation or unicodedata.category(text[0])[0] in "PZC"
     return len(text) == 1 and is_mark
-
-
-def _preset_tokenizer(preset, config_file):
-    """The class that a preset holds, and its saved configuration or None."""
-    kinds = (DebertaSentencePieceTokenizer, DebertaBytePairTokenizer)
-    if preset_utils.check_file_exists(preset, config_file):
-        config = preset_utils.load_json(preset, config_file)
-        # Hugging Face's file of the same name has no such key.
-        name = config.get("registered_name")
-        for kind in kinds:
-            if name == keras.saving.get_registered_name(kind):
-                return kind, config["config"]
-        if name is not None:
-            raise ValueError(f"{preset} holds a {name}, not a tokenizer of DeBERTa")
-    for kind in kinds:
-        if all(preset_utils.check_file_exists(preset, f) for f in kind.PUBLISHED):
-            return kind, None
-    raise ValueError(
-        f"{preset} has no tokenizer: neither a {config_file} of save_to_preset, nor "
-        "spm.model, nor vocab.json and merges.txt"
-    )

@@ -18,16 +18,18 @@ LEVELS = [
         "sentencepiece_resource",
         "byte_pair",
         "packing",
+        "published",
+        "torch_files",
         "masking",
         "metrics",
         "optimization",
     },
-    {"tokenizers", "rows"},
-    {"relative_position", "published", "checkpoints", "distribution", "serving"},
+    {"tokenizer_folders", "tokenizers", "rows"},
+    {"relative_position", "checkpoints", "distribution", "serving"},
     {"attention"},
     {"embeddings", "encoder", "backbone"},
-    {"heads"},
-    {"base_task", "masked_lm", "tasks"},
+    {"heads", "task_heads"},
+    {"base_task", "labelled_task", "masked_lm", "tasks"},
 ]
 REFERENCE_ONLY = {"torch", "jax", "transformers", "onnxruntime", "flax"}
 

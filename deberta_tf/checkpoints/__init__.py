@@ -1,0 +1,1 @@
+"""Hugging Face / Microsoft folders: names, configs, files. Imports no model."""
