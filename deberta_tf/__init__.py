@@ -6,6 +6,12 @@ from deberta_tf.heads import EnhancedMaskDecoder
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.masking import NgramMasker
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
+from deberta_tf.token_tasks import (
+    DebertaEntityScorer,
+    DebertaMultipleChoice,
+    DebertaQuestionAnswering,
+    DebertaTokenClassifier,
+)
 from deberta_tf.tokenizers import (
     DebertaBytePairTokenizer,
     DebertaSentencePieceTokenizer,
@@ -14,11 +20,15 @@ from deberta_tf.tokenizers import (
 __all__ = [
     "DebertaBackbone",
     "DebertaBytePairTokenizer",
+    "DebertaEntityScorer",
     "DebertaMaskedLM",
     "DebertaMaskedLMPreprocessor",
+    "DebertaMultipleChoice",
+    "DebertaQuestionAnswering",
     "DebertaSentencePieceTokenizer",
     "DebertaTextClassifier",
     "DebertaTextClassifierPreprocessor",
+    "DebertaTokenClassifier",
     "DisentangledSelfAttention",
     "EnhancedMaskDecoder",
     "NgramMasker",

@@ -98,16 +98,18 @@ class LabelledTask(DebertaTask):
         return task["config"]["num_classes"], task["config"]["labels"]
 
     @classmethod
-    def foreign_arguments(cls, checkpoint, num_classes=None, **_):
+    def foreign_arguments(cls, checkpoint, num_classes=None, **given):
         labels = configs.read_labels(checkpoint.config)
         rows = checkpoint.rows("classifier.weight")
         num_classes = num_classes or rows or (labels and len(labels))
         if labels is not None and len(labels) != num_classes:
             labels = None
-        return {"num_classes": num_classes, "labels": labels}
+        arguments = super().foreign_arguments(checkpoint, **given)
+        return {**arguments, "num_classes": num_classes, "labels": labels}
 
     def foreign_entries(self):
-        return configs.label_config(self.labels, self.num_classes)
+        labels = configs.label_config(self.labels, self.num_classes)
+        return {**super().foreign_entries(), **labels}
 
 
 def check_classes(num_classes, labels):

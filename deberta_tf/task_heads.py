@@ -7,8 +7,19 @@ of the model. Einsum letters: `b` batch, `l` position, `e` entity, `h` hidden.
 import keras
 import tensorflow as tf
 
-from deberta_tf.heads import make_dense
+from deberta_tf.embeddings import table_initializer
 from deberta_tf.relative_position import dimensions
+
+
+def make_dense(units, name, policy, activation=None):
+    """A dense layer with the initial weights of SPEC 2.5."""
+    return keras.layers.Dense(
+        units,
+        activation=activation,
+        kernel_initializer=table_initializer(),
+        dtype=policy,
+        name=name,
+    )
 
 
 def make_dropout(rate, name, policy):
@@ -228,6 +239,60 @@ class EntityHead(keras.layers.Layer):
             **super().get_config(),
             "hidden_dim": self.hidden_dim,
             "dropout": self.dropout.rate,
+        }
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class ReplacedTokenHead(keras.layers.Layer):
+    """Logits of each token being one that the generator put there.
+
+    Every token sees the first one: its state is added before the layer norm.
+
+    Args:
+        hidden_dim: int.
+        activation: Keras activation of the dense layer.
+        layer_norm_epsilon: float.
+
+    Call arguments:
+        states: hidden states, the last (b, l, hidden) is read.
+        inputs: dict of the model's inputs; nothing of it is read.
+
+    Returns:
+        float32 (b, l). What stands at padding is of no meaning.
+
+    Source: SPEC 4.1: layer norm, dense, activation, in this order.
+    """
+
+    def __init__(
+        self, hidden_dim, activation="gelu", layer_norm_epsilon=1e-7, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.hidden_dim = hidden_dim
+        self.layer_norm = keras.layers.LayerNormalization(
+            epsilon=layer_norm_epsilon, dtype=self.dtype_policy, name="layer_norm"
+        )
+        self.dense = make_dense(hidden_dim, "dense", self.dtype_policy, activation)
+        self.logits = make_dense(1, "logits", self.dtype_policy)
+
+    def build(self, *_):
+        for layer in (self.layer_norm, self.dense, self.logits):
+            layer.build((None, None, self.hidden_dim))
+        self.built = True
+
+    def call(self, states, inputs, training=None):
+        last = states[-1]
+        x = self.dense(self.layer_norm(last[:, :1] + last))
+        return tf.cast(self.logits(x)[..., 0], "float32")
+
+    def compute_output_spec(self, states, inputs, training=None):
+        return keras.KerasTensor(states[-1].shape[:2], "float32")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "hidden_dim": self.hidden_dim,
+            "activation": keras.activations.serialize(self.dense.activation),
+            "layer_norm_epsilon": self.layer_norm.epsilon,
         }
 
 

@@ -7,6 +7,7 @@ import keras_hub
 
 from deberta_tf import files, serving
 from deberta_tf.backbone import DebertaBackbone
+from deberta_tf.base_task import DebertaTask
 from deberta_tf.checkpoints import configs
 from deberta_tf.labelled_task import LabelledTask, check_classes
 from deberta_tf.packing import pack_strings
@@ -52,8 +53,51 @@ class DebertaTextClassifierPreprocessor(keras_hub.models.TextClassifierPreproces
         return {**config, "sequence_length": self.sequence_length}
 
 
+class PooledTask(DebertaTask):
+    """Base of the tasks whose head is a `ClassificationHead`."""
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "dropout": self.head.dropout.rate,
+            "pooler_activation": keras.activations.serialize(
+                self.head.pooler.activation
+            ),
+            "pooler_dropout": self.head.pooler_dropout.rate,
+        }
+
+    def foreign_entries(self):
+        return {
+            **super().foreign_entries(),
+            "pooler_hidden_act": keras.activations.serialize(
+                self.head.pooler.activation
+            ),
+            "pooler_hidden_size": self.backbone.hidden_dim,
+            "pooler_dropout": self.head.pooler_dropout.rate,
+            "cls_dropout": self.head.dropout.rate,
+        }
+
+    @classmethod
+    def foreign_arguments(cls, checkpoint, **given):
+        pooler = configs.read_pooler(checkpoint.config)
+        return {**super().foreign_arguments(checkpoint, **given), **pooler}
+
+
+def pooled_head(backbone, num_classes, activation, dropout, pooler_dropout):
+    """The `ClassificationHead` of a task; `dropout=None`: the backbone's."""
+    return ClassificationHead(
+        num_classes,
+        backbone.hidden_dim,
+        activation=activation,
+        dropout=backbone.dropout if dropout is None else dropout,
+        pooler_dropout=pooler_dropout,
+        dtype=backbone.dtype_policy,
+        name="head",
+    )
+
+
 @keras.saving.register_keras_serializable("deberta_tf")
-class DebertaTextClassifier(LabelledTask, keras_hub.models.TextClassifier):
+class DebertaTextClassifier(LabelledTask, PooledTask, keras_hub.models.TextClassifier):
     """Classifies a text or a pair of texts, or scores it.
 
     Args:
@@ -63,6 +107,7 @@ class DebertaTextClassifier(LabelledTask, keras_hub.models.TextClassifier):
         dropout: float. Rate before the logits; None: the backbone's.
         pooler_activation: Keras activation.
         preprocessor: `DebertaTextClassifierPreprocessor`, or None for ids only.
+        pooler_dropout: float. Rate before the pooler.
 
     Returns:
         Logits, float32 (b, num_classes).
@@ -84,18 +129,14 @@ class DebertaTextClassifier(LabelledTask, keras_hub.models.TextClassifier):
         dropout=None,
         pooler_activation="gelu",
         preprocessor=None,
+        pooler_dropout=0.0,
         **kwargs,
     ):
         if num_classes is None and labels is not None:
             num_classes = len(labels)
         check_classes(num_classes, labels)
-        head = ClassificationHead(
-            num_classes,
-            backbone.hidden_dim,
-            activation=pooler_activation,
-            dropout=backbone.dropout if dropout is None else dropout,
-            dtype=backbone.dtype_policy,
-            name="head",
+        head = pooled_head(
+            backbone, num_classes, pooler_activation, dropout, pooler_dropout
         )
         self.num_classes = num_classes
         super().__init__(backbone, head, preprocessor, **kwargs)
@@ -125,10 +166,6 @@ class DebertaTextClassifier(LabelledTask, keras_hub.models.TextClassifier):
             **super().get_config(),
             "num_classes": self.num_classes,
             "labels": self.labels,
-            "dropout": self.head.dropout.rate,
-            "pooler_activation": keras.activations.serialize(
-                self.head.pooler.activation
-            ),
         }
 
     def export_for_serving(self, directory, version=1):
@@ -166,19 +203,3 @@ class DebertaTextClassifier(LabelledTask, keras_hub.models.TextClassifier):
         with files.atomic_directory(path) as temporary:
             serving.export(self, pack, temporary)
         return path
-
-    def foreign_entries(self):
-        return {
-            **super().foreign_entries(),
-            "pooler_hidden_act": keras.activations.serialize(
-                self.head.pooler.activation
-            ),
-            "pooler_hidden_size": self.backbone.hidden_dim,
-            "cls_dropout": self.head.dropout.rate,
-        }
-
-    @classmethod
-    def foreign_arguments(cls, checkpoint, **given):
-        pooler = configs.read_pooler(checkpoint.config)
-        pooler.pop("pooler_dropout")
-        return {**super().foreign_arguments(checkpoint, **given), **pooler}

@@ -29,7 +29,7 @@ LEVELS = [
     {"attention"},
     {"embeddings", "encoder", "backbone"},
     {"heads", "task_heads"},
-    {"base_task", "labelled_task", "masked_lm", "tasks"},
+    {"base_task", "labelled_task", "masked_lm", "tasks", "token_tasks"},
 ]
 REFERENCE_ONLY = {"torch", "jax", "transformers", "onnxruntime", "flax"}
 

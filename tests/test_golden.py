@@ -1,15 +1,11 @@
 """Parity with the official code and Hugging Face, on their tiny random models."""
 
-import shutil
-
 import numpy as np
 import pytest
-import safetensors.numpy
 import tensorflow as tf
 
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.masked_lm import DebertaMaskedLM
-from deberta_tf.tasks import DebertaTextClassifier
 
 # Float32 differs from float64 of the same code by up to 4e-6 here; tanh-GELU in
 # place of the exact one would show from 3e-4.
@@ -40,15 +36,6 @@ DECODERS = (
     "D3_off_v3_mlm_noemd",
     "D4_off_v2conv_mlm_emd",
 )
-# Case -> heads, each a file of tensors that replace those of the model's file.
-CLASSIFIERS = {
-    "A1_hf_v1_short": ["L17.seqcls"],
-    "A2_hf_v1_long": ["L16.seqcls"],
-    "B1_hf_v2_conv": ["L20.seqcls"],
-    "C1_hf_v3": ["L21.seqcls"],
-    "C10_hf_bert_baseline": ["L14.seqcls"],
-    "D6_off_heads": ["seqcls", "regression"],
-}
 # One case a version under XLA in the default run, all of them when slow.
 QUICK = ("A1_hf_v1_short", "B1_hf_v2_conv", "C1_hf_v3")
 
@@ -240,54 +227,3 @@ def test_gradients_of_the_loss_agree(golden, case):
     gradient = tf.convert_to_tensor(tape.gradient(loss, table.value))
     target = np.load(folder / "outputs.npz")["grad_position_embeddings"]
     np.testing.assert_allclose(gradient, target, rtol=1e-3, atol=1e-5)
-
-
-def classifier_folder(golden, case, head, tmp_path):
-    """A folder whose weights are the encoder's and those of one head."""
-    folder = golden / "golden" / case
-    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
-    own = folder / f"head_{head}.safetensors"
-    if own.exists():
-        tensors.update(safetensors.numpy.load_file(own))
-    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
-    shutil.copy(folder / "config.json", tmp_path)
-    return tmp_path, tensors["classifier.weight"].shape[0]
-
-
-CLASSIFIER_CASES = [
-    (case, name) for case, names in CLASSIFIERS.items() for name in names
-]
-
-
-def check_classifier(golden, tmp_path, case, name, form, call):
-    *prefix, head = name.split(".")
-    prefix = "".join(f"{part}." for part in prefix)
-    folder, num_classes = classifier_folder(golden, case, head, tmp_path)
-    classifier = DebertaTextClassifier.from_preset(str(folder), num_classes=num_classes)
-    for block in classifier.backbone.encoder.blocks:
-        block.attention.attention_form = form
-    source = golden / "golden" / case
-    inputs, _ = read_inputs(source, prefix, classifier.backbone)
-    target = np.load(source / "outputs.npz")[f"{prefix}{head}.logits"]
-    logits = tf.reshape(call(classifier)(inputs), target.shape)
-    assert np.abs(logits - target).max() <= TOLERANCE
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("case", "name"), CLASSIFIER_CASES)
-def test_classifiers_agree(golden, tmp_path, case, name, form):
-    check_classifier(golden, tmp_path, case, name, form, lambda task: task)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("case", "name"), CLASSIFIER_CASES)
-def test_classifiers_agree_under_xla(golden, tmp_path, case, name, form):
-    check_classifier(
-        golden,
-        tmp_path,
-        case,
-        name,
-        form,
-        lambda task: tf.function(task, jit_compile=True),
-    )

@@ -136,6 +136,15 @@ def test_labels_and_pieces_travel_there_and_back(tmp_path, sentencepiece_proto):
     )
 
 
+def test_the_pooler_travels_there_and_back(tmp_path):
+    arguments = {"pooler_activation": "tanh", "pooler_dropout": 0.2, "dropout": 0.3}
+    DebertaTextClassifier(make_backbone(), 2, **arguments).save_to_huggingface(
+        str(tmp_path / "folder")
+    )
+    again = DebertaTextClassifier.from_preset(str(tmp_path / "folder")).get_config()
+    assert {name: again[name] for name in arguments} == arguments
+
+
 def test_a_byte_pair_vocabulary_travels_there_and_back(tmp_path):
     letters = {chr(c): i for i, c in enumerate(range(ord("a"), ord("z") + 1), 5)}
     specials = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "[MASK]": 40}

@@ -1,0 +1,256 @@
+"""Replaced-token detection: a generator fills masks, a discriminator finds them."""
+
+import contextlib
+
+import keras
+import keras_hub
+import tensorflow as tf
+
+from deberta_tf.base_task import DebertaTask
+from deberta_tf.task_heads import ReplacedTokenHead
+
+EMBEDDING_SHARINGS = ("gdes", "es", "nes")
+
+
+class SharedEmbeddings(keras.layers.Layer):
+    """The discriminator's embeddings over a token table shared with the generator.
+
+    Args:
+        embeddings: `DebertaEmbeddings` of the discriminator.
+        generator_embedding: layer of the generator's token table.
+        embedding_sharing: str, as `DebertaReplacedTokenDetection` takes it.
+
+    Call arguments:
+        inputs: dict, as `DebertaEmbeddings` takes it.
+
+    Returns:
+        (b, l, hidden), in the dtype of `embeddings`.
+
+    Source: SPEC 4.3.
+    """
+
+    def __init__(self, embeddings, generator_embedding, embedding_sharing, **kwargs):
+        # The sum of two tables is rounded once, by the embeddings.
+        super().__init__(dtype="float32", **kwargs)
+        self.embeddings = embeddings
+        self.generator_embedding = generator_embedding
+        self.embedding_sharing = embedding_sharing
+
+    def build(self, *_):
+        if self.embedding_sharing == "gdes":
+            self.embedding_delta = self.add_weight(
+                shape=self.generator_embedding.embeddings.shape,
+                initializer="zeros",
+                name="embedding_delta",
+            )
+        self.built = True
+
+    def call(self, inputs, training=None):
+        return self.embeddings(inputs, table=self.table(), training=training)
+
+    def table(self):
+        """What tokens are looked up in, (vocabulary, width); None: the own table."""
+        if self.embedding_sharing == "nes":
+            return None
+        table = tf.convert_to_tensor(self.generator_embedding.embeddings)
+        if self.embedding_sharing == "es":
+            return table
+        return tf.stop_gradient(table) + self.embedding_delta
+
+    def compute_output_spec(self, inputs, training=None):
+        return self.embeddings.compute_output_spec(inputs)
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class DebertaReplacedTokenDetection(DebertaTask, keras_hub.models.Task):
+    """Generator and discriminator of replaced tokens, as DeBERTa v3 is pretrained.
+
+    Inputs are those of the backbone, [MASK] tokens among them; `mask_positions` int
+    (b, p), where unused entries are 0; and `replaced_ids` int (b, p), the tokens that
+    take the places of the masks before the discriminator reads the row.
+
+    Args:
+        backbone: `DebertaBackbone`, the discriminator.
+        generator: `DebertaMaskedLM` with a backbone of its own, of the same
+            vocabulary; in the paper of the same width and half the depth.
+        embedding_sharing: str. Token table of the discriminator. "gdes": that of the
+            generator, which learns from the generator's loss alone, plus a delta,
+            which learns from the discriminator's; "es": that of the generator, which
+            learns from both; "nes": its own.
+        preprocessor: None; ids only.
+
+    Returns:
+        dict of `generator_logits`, float32 (b, p, vocabulary_size); `token_ids`, int32
+        (b, l), what the discriminator read; `logits`, float32 (b, l), of each token
+        being a replaced one.
+
+    With "gdes" and "es", the backbone's own token table is neither read nor trained:
+    `materialize` sets it, and so does `save_to_preset`, whose folder gives other tasks
+    the discriminator.
+
+    Example:
+
+    >>> generator = DebertaMaskedLM(DebertaBackbone(1000, 1, 4, 64, 256))
+    >>> backbone = DebertaBackbone(1000, 2, 4, 64, 256)
+    >>> detection = DebertaReplacedTokenDetection(backbone, generator)
+
+    Source: He et al. 2021 (arXiv 2111.09543); SPEC 4.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        generator,
+        embedding_sharing="gdes",
+        preprocessor=None,
+        **kwargs,
+    ):
+        _check_pair(backbone, generator, embedding_sharing)
+        self.generator = generator
+        self.embedding_sharing = embedding_sharing
+        self.shared_embeddings = SharedEmbeddings(
+            backbone.embeddings,
+            generator.backbone.token_embedding,
+            embedding_sharing,
+            name="shared_embeddings",
+        )
+        if embedding_sharing != "nes":
+            backbone.token_embedding.trainable = False
+        head = ReplacedTokenHead(
+            backbone.hidden_dim,
+            activation=backbone.activation,
+            layer_norm_epsilon=backbone.layer_norm_epsilon,
+            dtype=backbone.dtype_policy,
+            name="replaced_token_head",
+        )
+        extra_inputs = {"mask_positions": (None,), "replaced_ids": (None,)}
+        super().__init__(
+            backbone, head, preprocessor, extra_inputs=extra_inputs, **kwargs
+        )
+
+    def call(self, inputs, training=None, mask=None):
+        masked = {name: inputs[name] for name in self.generator.input}
+        token_ids = replace_tokens(
+            inputs["token_ids"], inputs["mask_positions"], inputs["replaced_ids"]
+        )
+        corrupted = {**inputs, "token_ids": token_ids}
+        return {
+            "generator_logits": self.generator(masked, training=training),
+            "token_ids": token_ids,
+            "logits": self.discriminate(corrupted, training=training),
+        }
+
+    def discriminate(self, inputs, training=None):
+        """Logits of each token being a replaced one.
+
+        Args:
+            inputs: dict, as the backbone takes it.
+            training: bool.
+
+        Returns:
+            float32 (b, l).
+        """
+        states = self.backbone.encoder(
+            self.shared_embeddings(inputs, training=training),
+            inputs["padding_mask"],
+            states=True,
+            training=training,
+        )
+        return self.head(states, inputs, training=training)
+
+    def materialize(self):
+        """Sets the backbone's own token table to the one that is in use."""
+        table = self.shared_embeddings.table()
+        if table is not None:
+            self.backbone.token_embedding.embeddings.assign(table)
+
+    def save_to_preset(self, preset_dir, max_shard_size=10):
+        """`DebertaTask.save_to_preset`, the table of the backbone materialized."""
+        self.materialize()
+        super().save_to_preset(preset_dir, max_shard_size=max_shard_size)
+
+    @contextlib.contextmanager
+    def _no_optimizer(self):
+        with super()._no_optimizer(), self.generator._no_optimizer():
+            yield
+
+    def get_config(self):
+        generator = keras.saving.serialize_keras_object(self.generator)
+        # Presets hold the files of one tokenizer, that of the task.
+        generator["config"]["preprocessor"] = None
+        return {
+            **super().get_config(),
+            "generator": generator,
+            "embedding_sharing": self.embedding_sharing,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config["backbone"], dict):
+            config["backbone"] = keras.saving.deserialize_keras_object(
+                config["backbone"]
+            )
+        if isinstance(config["generator"], dict):
+            config["generator"] = _revive(config["generator"], config["backbone"])
+        return super().from_config(config)
+
+
+def replace_tokens(token_ids, positions, replaced_ids):
+    """Puts tokens at some positions of each row.
+
+    Args:
+        token_ids: int (b, l).
+        positions: int (b, p); 0, where [CLS] stands, is an unused entry.
+        replaced_ids: int (b, p), the tokens to put there.
+
+    Returns:
+        int32 (b, l).
+    """
+    ops = keras.ops
+    token_ids, positions, replaced_ids = (
+        ops.cast(ids, "int32") for ids in (token_ids, positions, replaced_ids)
+    )
+    # A comparison, not a scatter: TPU scatters row by row. The running sum counts
+    # columns where their number is not known yet.
+    columns = ops.cumsum(ops.ones_like(token_ids), axis=1) - 1
+    hits = ops.equal(ops.expand_dims(positions, 2), ops.expand_dims(columns, 1))
+    hits = ops.logical_and(hits, ops.expand_dims(positions > 0, 2))  # (b, p, l)
+    placed = ops.max(ops.where(hits, ops.expand_dims(replaced_ids, 2), -1), axis=1)
+    return ops.where(placed < 0, token_ids, placed)
+
+
+def _check_pair(backbone, generator, embedding_sharing):
+    if embedding_sharing not in EMBEDDING_SHARINGS:
+        raise ValueError(
+            f"embedding_sharing must be one of {', '.join(EMBEDDING_SHARINGS)}. "
+            f"Received: {embedding_sharing!r}"
+        )
+    if generator.backbone is backbone:
+        raise ValueError("generator must have a backbone of its own")
+    shared = embedding_sharing != "nes"
+    theirs = generator.backbone
+    names = ["vocabulary_size", "num_segments"] + ["embedding_dim"] * shared
+    pairs = {name: (getattr(backbone, name), getattr(theirs, name)) for name in names}
+    pairs["dtype"] = (backbone.dtype_policy.name, theirs.dtype_policy.name)
+    differing = [f"{k}={a!r} and {b!r}" for k, (a, b) in pairs.items() if a != b]
+    if differing:
+        raise ValueError(
+            f"backbone and generator must agree where embedding_sharing="
+            f"{embedding_sharing!r}. Received: {', '.join(differing)}"
+        )
+    if shared and backbone.absolute_position_input:
+        raise ValueError(
+            "A backbone with absolute_position_input=True needs embedding_sharing="
+            f"'nes': positions are not shared. Received: {embedding_sharing!r}"
+        )
+
+
+def _revive(generator, backbone):
+    """The generator of a config, in the dtype that the backbone was loaded in."""
+    # `from_preset(dtype=…)` changes the config of the task's backbone alone.
+    inner = generator["config"]["backbone"]
+    policy = keras.dtype_policies.serialize(backbone.dtype_policy)
+    inner = {**inner, "config": {**inner["config"], "dtype": policy}}
+    config = {**generator["config"], "backbone": inner}
+    return keras.saving.deserialize_keras_object({**generator, "config": config})
