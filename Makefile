@@ -7,8 +7,10 @@ DEMO_DIR ?= build/demo
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+# PyTorch and transformers stay out of the environment of everything else.
+REFERENCE := .venv-reference
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-reference lint format clean
 
 demo: $(INSTALLED)
 	$(VENV_PYTHON) -m tools.demo --dir $(DEMO_DIR)
@@ -19,6 +21,9 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest -m "slow or network"
 
+test-reference: $(REFERENCE)/.installed
+	$(REFERENCE)/bin/python -m pytest -m reference -s
+
 lint: $(INSTALLED)
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
@@ -28,11 +33,18 @@ format: $(INSTALLED)
 	$(VENV_PYTHON) -m ruff format .
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(REFERENCE) build .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
+	$(call make_venv,$(VENV),requirements-dev.txt)
+
+$(REFERENCE)/.installed: requirements.txt requirements-dev.txt requirements-reference.txt constraints.txt
+	$(call make_venv,$(REFERENCE),requirements-reference.txt)
+
+define make_venv
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'
-	$(PYTHON) -m venv --clear $(VENV)
-	$(VENV_PYTHON) -m pip install $(PIP_FLAGS) -r requirements-dev.txt -c constraints.txt
-	@touch $@
+	$(PYTHON) -m venv --clear $(1)
+	$(1)/bin/python -m pip install $(PIP_FLAGS) -r $(2) -c constraints.txt
+	@touch $(1)/.installed
+endef
