@@ -5,6 +5,7 @@ from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.heads import EnhancedMaskDecoder
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.masking import NgramMasker
+from deberta_tf.replaced_token import DebertaReplacedTokenDetection
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
 from deberta_tf.token_tasks import (
     DebertaEntityScorer,
@@ -25,6 +26,7 @@ __all__ = [
     "DebertaMaskedLMPreprocessor",
     "DebertaMultipleChoice",
     "DebertaQuestionAnswering",
+    "DebertaReplacedTokenDetection",
     "DebertaSentencePieceTokenizer",
     "DebertaTextClassifier",
     "DebertaTextClassifierPreprocessor",

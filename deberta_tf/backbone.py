@@ -81,6 +81,9 @@ class DebertaBackbone(keras_hub.models.Backbone):
     Source: He et al. 2021 (arXiv 2006.03654, 2111.09543); SPEC 1, 2, 7.
     """
 
+    # How the name of Hugging Face's class ends.
+    foreign_class = "Model"
+
     def __init__(
         self,
         vocabulary_size,
@@ -221,7 +224,9 @@ class DebertaBackbone(keras_hub.models.Backbone):
             transfer.assign(backbone.weights, checkpoint.tensors)
         return backbone
 
-    def save_to_huggingface(self, directory, dtype=None, max_shard_size=2):
+    def save_to_huggingface(
+        self, directory, dtype=None, max_shard_size=2, tokenizer=None
+    ):
         """Writes a folder that Hugging Face's `AutoModel` loads.
 
         Args:
@@ -229,19 +234,15 @@ class DebertaBackbone(keras_hub.models.Backbone):
             dtype: str. Of the tensors: "float32", "float16", "bfloat16"; None: that
                 of the variables.
             max_shard_size: float, in GB. What is larger goes to several files.
+            tokenizer: of ours, to write beside it, or None.
 
         Raises:
             ValueError: if Hugging Face has no such model, or the folder holds what is
                 no part of such a folder: it would be lost.
         """
-        writer.write_folder(
-            directory,
-            self.get_config(),
-            transfer.stored_tensors(self.weights, dtype),
-            entries={},
-            head="Model",
-            max_shard_size=max_shard_size,
-        )
+        tensors = transfer.stored_tensors(self.weights, dtype)
+        model = writer.Model(self.get_config(), tensors, {}, self.foreign_class)
+        writer.write_folder(directory, {"": model}, max_shard_size, tokenizer)
 
     def save_to_keras_hub(self, directory, tokenizer=None):
         """Writes a preset of KerasHub's `DebertaV3Backbone` (v3 only).

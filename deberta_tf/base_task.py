@@ -161,7 +161,7 @@ class DebertaTask(StrategyFit):
         backbone = DebertaBackbone(**checkpoint.arguments, dtype=dtype)
         if "preprocessor" not in kwargs:
             kwargs["preprocessor"] = cls.foreign_preprocessor(checkpoint, backbone)
-        arguments = cls.foreign_arguments(checkpoint, **kwargs)
+        arguments = cls.foreign_arguments(checkpoint, dtype=dtype, **kwargs)
         task = cls(backbone, **{**arguments, **kwargs})
         if load_weights:
             task.load_checkpoint(checkpoint)
@@ -184,8 +184,8 @@ class DebertaTask(StrategyFit):
 
     def load_checkpoint(self, checkpoint):
         """Sets the weights, and warns of parts of the head that are fresh."""
-        tensors = transfer.fitting_head(self.weights, checkpoint.tensors)
-        fresh = transfer.assign(self.weights, tensors)
+        tensors = transfer.fitting_head(self.own_weights, checkpoint.tensors)
+        fresh = transfer.assign(self.own_weights, tensors)
         if fresh:
             warnings.warn(
                 f"The checkpoint has no head for {type(self).__name__}, or not all of "
@@ -197,7 +197,9 @@ class DebertaTask(StrategyFit):
         """What the config of a Hugging Face folder tells of the head."""
         return {}
 
-    def save_to_huggingface(self, directory, dtype=None, max_shard_size=2):
+    def save_to_huggingface(
+        self, directory, dtype=None, max_shard_size=2, tokenizer=None
+    ):
         """Writes a folder that Hugging Face's class of the task loads.
 
         Args:
@@ -205,20 +207,28 @@ class DebertaTask(StrategyFit):
             dtype: str. Of the tensors: "float32", "float16", "bfloat16"; None: that
                 of the variables.
             max_shard_size: float, in GB. What is larger goes to several files.
+            tokenizer: to write beside it; None: that of the preprocessor, if any.
 
         Raises:
             ValueError: if Hugging Face has no such model, or the folder holds what is
                 no part of such a folder: it would be lost.
         """
-        writer.write_folder(
-            directory,
-            self.backbone.get_config(),
-            transfer.stored_tensors(self.weights, dtype),
-            self.foreign_entries(),
-            head=self.foreign_class,
-            max_shard_size=max_shard_size,
-            tokenizer=self.preprocessor and self.preprocessor.tokenizer,
-        )
+        if tokenizer is None and self.preprocessor is not None:
+            tokenizer = self.preprocessor.tokenizer
+        models = self.foreign_models(dtype)
+        writer.write_folder(directory, models, max_shard_size, tokenizer)
+
+    def foreign_models(self, dtype):
+        """The models that a Hugging Face folder of the task holds, by name."""
+        tensors = transfer.stored_tensors(self.own_weights, dtype)
+        arguments = self.backbone.get_config()
+        entries, ending = self.foreign_entries(), self.foreign_class
+        return {"": writer.Model(arguments, tensors, entries, ending)}
+
+    @property
+    def own_weights(self):
+        """Variables of backbone and head."""
+        return self.weights
 
 
 def check_vocabulary(backbone, preprocessor):

@@ -84,7 +84,9 @@ class StrategyFit:
         # Not before: a model may make its variables when it is first called.
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, [v.value for v in variables])
-        self._loss_tracker.update_state(loss, sample_weight=tf.shape(predictions)[0])
+        # Predictions may be a dict.
+        batch_size = tf.shape(keras.tree.flatten(predictions)[0])[0]
+        self._loss_tracker.update_state(loss, sample_weight=batch_size)
         if self.global_clipnorm is not None:
             # Under loss scaling (float16) the gradients carry its factor.
             factor = self.optimizer.scale_loss(tf.ones([]))

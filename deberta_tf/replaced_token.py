@@ -1,13 +1,20 @@
 """Replaced-token detection: a generator fills masks, a discriminator finds them."""
 
 import contextlib
+import dataclasses
+import warnings
 
 import keras
 import keras_hub
+import numpy as np
 import tensorflow as tf
 
+from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.base_task import DebertaTask
+from deberta_tf.checkpoints import folders
+from deberta_tf.masked_lm import DebertaMaskedLM
 from deberta_tf.task_heads import ReplacedTokenHead
+from deberta_tf.torch_files import StoredTensor
 
 EMBEDDING_SHARINGS = ("gdes", "es", "nes")
 
@@ -159,15 +166,62 @@ class DebertaReplacedTokenDetection(DebertaTask, keras_hub.models.Task):
         return self.head(states, inputs, training=training)
 
     def materialize(self):
-        """Sets the backbone's own token table to the one that is in use."""
-        table = self.shared_embeddings.table()
-        if table is not None:
-            self.backbone.token_embedding.embeddings.assign(table)
+        """Sets the backbone's own token table to the one that is in use.
+
+        Where it is that already but for rounding, it stays, bit for bit, as loaded.
+        """
+        table, own = self.shared_embeddings.table(), self.backbone.token_embedding
+        if table is None:
+            return
+        before = tf.cast(own.embeddings, table.dtype)
+        shared = tf.cast(
+            self.shared_embeddings.generator_embedding.embeddings, "float32"
+        )
+        scale = tf.abs(shared) + tf.abs(tf.cast(table, "float32") - shared)
+        rounding = tf.cast(scale * np.finfo(np.float32).eps, table.dtype)
+        own.embeddings.assign(
+            tf.where(tf.abs(table - before) <= rounding, before, table)
+        )
 
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """`DebertaTask.save_to_preset`, the table of the backbone materialized."""
         self.materialize()
         super().save_to_preset(preset_dir, max_shard_size=max_shard_size)
+
+    @property
+    def own_weights(self):
+        return [*self.backbone.weights, *self.head.weights]
+
+    def load_checkpoint(self, checkpoint):
+        tensors, table = dict(checkpoint.tensors), "embeddings.word_embeddings."
+        delta = tensors.get(f"{table}_weight")
+        shared = self.generator.backbone.token_embedding.embeddings
+        if delta is not None and f"{table}weight" not in tensors:
+            tensors[f"{table}weight"] = StoredTensor(
+                delta.shape, delta.dtype, lambda: shared.numpy() + delta.read()
+            )
+        super().load_checkpoint(dataclasses.replace(checkpoint, tensors=tensors))
+        if self.embedding_sharing == "gdes":
+            own = self.backbone.token_embedding.embeddings
+            value = own - shared if delta is None else delta.read()
+            self.shared_embeddings.embedding_delta.assign(value)
+
+    @classmethod
+    def foreign_arguments(cls, checkpoint, dtype=None, embedding_sharing=None, **given):
+        """The generator, and how the checkpoint shares its token table."""
+        sharing = checkpoint.config.get("embedding_sharing", "gdes").lower()
+        arguments = {"embedding_sharing": "nes" if sharing == "none" else sharing}
+        if "generator" not in given:
+            arguments["generator"] = _load_generator(checkpoint, dtype)
+        return arguments
+
+    def foreign_entries(self):
+        return {"embedding_sharing": self.embedding_sharing}
+
+    def foreign_models(self, dtype):
+        self.materialize()
+        generator = self.generator.foreign_models(dtype)[""]
+        return {**super().foreign_models(dtype), folders.GENERATOR: generator}
 
     @contextlib.contextmanager
     def _no_optimizer(self):
@@ -218,6 +272,22 @@ def replace_tokens(token_ids, positions, replaced_ids):
     hits = ops.logical_and(hits, ops.expand_dims(positions > 0, 2))  # (b, p, l)
     placed = ops.max(ops.where(hits, ops.expand_dims(replaced_ids, 2), -1), axis=1)
     return ops.where(placed < 0, token_ids, placed)
+
+
+def _load_generator(checkpoint, dtype):
+    """The generator beside a discriminator, or a fresh one of half its depth."""
+    preset, has_weights = checkpoint.preset, bool(checkpoint.tensors)
+    if preset is not None and folders.has_generator(preset):
+        return DebertaMaskedLM.from_preset(
+            preset, has_weights, generator=True, dtype=dtype, preprocessor=None
+        )
+    if has_weights:
+        warnings.warn(
+            f"{preset!r} has no generator: it is fresh, of half the depth", stacklevel=5
+        )
+    depth = max(1, checkpoint.arguments["num_layers"] // 2)
+    arguments = {**checkpoint.arguments, "num_layers": depth, "dtype": dtype}
+    return DebertaMaskedLM(DebertaBackbone(**arguments))
 
 
 def _check_pair(backbone, generator, embedding_sharing):

@@ -29,7 +29,14 @@ LEVELS = [
     {"attention"},
     {"embeddings", "encoder", "backbone"},
     {"heads", "task_heads"},
-    {"base_task", "labelled_task", "masked_lm", "tasks", "token_tasks"},
+    {
+        "base_task",
+        "labelled_task",
+        "masked_lm",
+        "tasks",
+        "token_tasks",
+        "replaced_token",
+    },
 ]
 REFERENCE_ONLY = {"torch", "jax", "transformers", "onnxruntime", "flax"}
 

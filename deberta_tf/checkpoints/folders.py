@@ -241,7 +241,8 @@ def _take_role(config, tensors, role):
     }
     if tensors and not own:
         raise ValueError(f"The checkpoint has no tensors of its {role}")
-    return config[role], own
+    sharing = {"embedding_sharing": config.get("embedding_sharing", "gdes")}
+    return {**sharing, **config[role]}, own
 
 
 def _generator_config(preset, config, tensors):

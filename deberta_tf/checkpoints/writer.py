@@ -1,5 +1,6 @@
 """Writes folders that Hugging Face's libraries load."""
 
+import dataclasses
 import os
 import re
 
@@ -17,17 +18,50 @@ FOLDER_FILES = re.compile(
 )
 
 
-def write_folder(
-    directory, arguments, tensors, entries, head, max_shard_size, tokenizer=None
-):
-    """Writes a folder with config, weights and tokenizer, whole or not at all.
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """One model of a folder, which holds a generator beside its own for v3.
 
-    Args:
-        directory: str. The folder; an earlier one is replaced.
+    Attributes:
         arguments: dict, all arguments of the `DebertaBackbone`.
         tensors: dict of `StoredTensor` by standard names.
         entries: dict, of the config besides those of the encoder.
-        head: str, end of the name of Hugging Face's class, as "ForMaskedLM".
+        foreign_class: str, how the name of Hugging Face's class ends, as "ForMaskedLM".
+    """
+
+    arguments: dict
+    tensors: dict
+    entries: dict
+    foreign_class: str
+
+    def config(self):
+        """What `config.json` is to hold."""
+        config = configs.foreign_config(self.arguments)
+        stem = "DebertaV2" if "position_buckets" in config else "Deberta"
+        dtypes = {tensor.dtype.name for tensor in self.tensors.values()}
+        return {
+            "architectures": [stem + self.foreign_class],
+            **config,
+            **self.entries,
+            "dtype": dtypes.pop() if len(dtypes) == 1 else "float32",
+        }
+
+    def spelled_tensors(self):
+        """The tensors under the names that the config tells Hugging Face to expect."""
+        return names.spelled_tensors(
+            self.tensors,
+            self.arguments["num_heads"],
+            first_version="position_buckets" not in self.config(),
+            legacy_head=self.entries.get("legacy", False),
+        )
+
+
+def write_folder(directory, models, max_shard_size, tokenizer=None):
+    """Writes a folder with configs, weights and tokenizer, whole or not at all.
+
+    Args:
+        directory: str. The folder; an earlier one is replaced.
+        models: dict of `Model`, by "" and, for the generator of v3, "generator".
         max_shard_size: float, in GB.
         tokenizer: tokenizer of ours, or None.
 
@@ -35,36 +69,16 @@ def write_folder(
         ValueError: if Hugging Face has no such model, or the folder holds what is no
             part of such a folder.
     """
-    config = describe(arguments, tensors, entries, head)
+    told = {name: model.config() for name, model in models.items()}
     files.check_replaceable(directory, FOLDER_FILES.fullmatch)
     with files.atomic_directory(directory) as temporary:
-        files.write_json(os.path.join(temporary, "config.json"), config)
-        write_weights(temporary, spell(arguments, tensors, config), max_shard_size)
+        for name, model in models.items():
+            path = os.path.join(temporary, f"{name}_config.json".lstrip("_"))
+            files.write_json(path, told[name])
+            suffix = name and f".{name}"
+            write_weights(temporary, model.spelled_tensors(), max_shard_size, suffix)
         if tokenizer is not None:
             tokenizer.save_published(temporary)
-
-
-def describe(arguments, tensors, entries, head):
-    """The config to write, see `write_folder`."""
-    config = configs.foreign_config(arguments)
-    stem = "Deberta" if config["model_type"] == "deberta" else "DebertaV2"
-    dtypes = {tensor.dtype.name for tensor in tensors.values()}
-    return {
-        "architectures": [stem + head],
-        **config,
-        **entries,
-        "dtype": dtypes.pop() if len(dtypes) == 1 else "float32",
-    }
-
-
-def spell(arguments, tensors, config):
-    """The tensors under the names that the config tells Hugging Face to expect."""
-    return names.spelled_tensors(
-        tensors,
-        arguments["num_heads"],
-        first_version=config["model_type"] == "deberta",
-        legacy_head=config.get("legacy", False),
-    )
 
 
 def write_weights(directory, tensors, max_shard_size, suffix=""):
