@@ -10,6 +10,7 @@ import tensorflow as tf
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.base_task import DebertaTask
 from deberta_tf.checkpoints import folders, names
+from deberta_tf.fill_mask import fill_masks
 from deberta_tf.heads import MaskedLMHead
 from deberta_tf.masking import NgramMasker
 from deberta_tf.packing import pack_strings
@@ -167,6 +168,24 @@ class DebertaMaskedLM(DebertaTask, keras_hub.models.MaskedLM):
                 )
                 return {"enhanced_mask_decoder": False}
         return {}
+
+    def fill_mask(self, texts, top_k=5):
+        """What may stand at each [MASK] of some texts.
+
+        Args:
+            texts: list of str, or one str. Each holds "[MASK]" once or more.
+            top_k: int.
+
+        Returns:
+            For each text, for each mask in it, a list of the `top_k` likeliest
+            tokens: (str, probability). Of one str, the list of its masks.
+
+        Raises:
+            ValueError: if a text has no mask, or the task no preprocessor.
+        """
+        if isinstance(texts, str):
+            return fill_masks(self, [texts], top_k)[0]
+        return fill_masks(self, texts, top_k)
 
     def get_config(self):
         decoder = self.head.decoder is not None

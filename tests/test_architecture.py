@@ -17,6 +17,7 @@ LEVELS = [
         "files",
         "sentencepiece_resource",
         "byte_pair",
+        "fill_mask",
         "packing",
         "published",
         "torch_files",

@@ -249,3 +249,15 @@ def test_safetensors_are_read_one_at_a_time(v3):
     whole = safetensors.numpy.load_file(v3 / "model.safetensors")[f"deberta.{name}"]
     assert tensors[name].shape == whole.shape
     np.testing.assert_array_equal(tensors[name].read(), whole)
+
+
+def test_a_handle_may_hold_a_preset_of_ours(v3, tmp_path, monkeypatch):
+    masked_lm = DebertaMaskedLM.from_preset(str(v3))
+    masked_lm.save_to_preset(str(tmp_path / "preset"))
+    cache_hub_repository(tmp_path, "someone/tiny", tmp_path / "preset", monkeypatch)
+    assert_same_weights(DebertaMaskedLM.from_preset("hf://someone/tiny"), masked_lm)
+
+
+def test_a_geometry_without_published_weights_says_so():
+    with pytest.raises(ValueError, match="'bert_base' .* load_weights=False"):
+        DebertaBackbone.from_preset("bert_base")

@@ -1,0 +1,68 @@
+"""The README's Python runs as it stands, on tiny models under published names."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+import deberta_tf
+from tests.foreign_folders import cache_hub_repository
+from tests.small_models import make_backbone, randomize
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+
+
+def blocks(section):
+    text = README.read_text("utf-8").split(f"## {section}\n")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def randomized(task):
+    randomize(task)
+    return task
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch, sentencepiece_proto):
+    """Tiny checkpoints under the handles that the README names."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = deberta_tf.DebertaSentencePieceTokenizer(sentencepiece_proto)
+    labels = ["CONTRADICTION", "NEUTRAL", "ENTAILMENT"]
+    tasks = {
+        "deberta-base-mnli": deberta_tf.DebertaTextClassifier(
+            make_backbone(convolution_kernel_size=3), labels=labels
+        ),
+        "deberta-base": deberta_tf.DebertaMaskedLM(make_backbone()),
+        "deberta-v3-base": make_backbone(),
+        "deberta-v3-small": deberta_tf.DebertaReplacedTokenDetection(
+            make_backbone(), deberta_tf.DebertaMaskedLM(make_backbone(num_layers=1))
+        ),
+    }
+    for name, task in tasks.items():
+        folder = tmp_path / "folders" / name
+        randomized(task).save_to_huggingface(str(folder), tokenizer=tokenizer)
+        handle = f"microsoft/{name}"
+        cache_hub_repository(tmp_path / "hub", handle, folder, monkeypatch)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The checkpoint has no head for DebertaTextClassifier"
+)
+def test_a_checkpoint_is_brought_tuned_and_taken_back(hub, capsys):
+    load, fill = blocks("Bring your checkpoint")
+    assert len(load.strip().splitlines()) < 15
+    scope = {}
+    exec(load, scope)
+    assert "['CONTRADICTION', 'NEUTRAL', 'ENTAILMENT']" in capsys.readouterr().out
+    again = deberta_tf.DebertaTextClassifier.from_preset("my_classifier")
+    assert again.labels == ["bad", "good"]
+    texts = ["a lovely film"]
+    np.testing.assert_array_equal(
+        again.predict(texts, verbose=0), scope["mine"].predict(texts, verbose=0)
+    )
+    exec(fill, scope)
+    ((first, *_),) = scope["masked_lm"].fill_mask("The [MASK].")
+    assert 0 < first[1] <= 1
+    assert scope["generator"].backbone.num_layers == 1
