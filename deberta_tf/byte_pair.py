@@ -241,11 +241,12 @@ def _every_other_of_a_run(marks):
     return marks & (offset % 2 == 0)
 
 
-def read_vocabulary(vocabulary):
+def read_vocabulary(vocabulary, name="vocabulary"):
     """Checks a token-to-id dict, or reads it from a JSON file (vocab.json).
 
     Args:
         vocabulary: dict, or str path.
+        name: str. What errors call a dict.
 
     Returns:
         dict of str to int, in the order of the ids.
@@ -253,7 +254,6 @@ def read_vocabulary(vocabulary):
     Raises:
         ValueError: if it isn't a dict of distinct, non-negative int ids.
     """
-    name = "vocabulary"
     if isinstance(vocabulary, str):
         name = vocabulary
         with open(vocabulary, encoding="utf-8") as file:
@@ -267,6 +267,8 @@ def read_vocabulary(vocabulary):
         )
     owners = {}
     for token, token_id in vocabulary.items():
+        if not isinstance(token, str):
+            raise ValueError(f"{name}: the token of id {token_id!r} is no str")
         if type(token_id) is not int or token_id < 0:
             raise ValueError(f"{name}: id of {token!r} is {token_id!r}; need int >= 0")
         if token_id in owners:
@@ -328,22 +330,36 @@ def read_bpe_encoder(path):
         held = content.get(item) if isinstance(content, dict) else None
         if not isinstance(held, kind):
             raise ValueError(f"{path} must hold a {kind.__name__} as {item!r}")
-    token_of = {str(index): token for token, index in content["encoder"].items()}
-    tokens = list(_OFFICIAL_SPECIAL)
-    tokens += [
-        _dictionary_token(path, entry, token_of) for entry in content["dict_map"]
-    ]
-    tokens = [*dict.fromkeys(tokens), "[MASK]"]
-    merges = [m if isinstance(m, str) else " ".join(m) for m in content["vocab"]]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    return read_vocabulary(vocabulary), read_merges(merges)
+    encoder = read_vocabulary(content["encoder"], f"{path}: encoder")
+    token_of = {str(index): token for token, index in encoder.items()}
+    words = [_official_word(path, entry, token_of) for entry in content["dict_map"]]
+    tokens = dict.fromkeys([*_OFFICIAL_SPECIAL, *words, "[MASK]"])
+    merges = [_official_merge(path, entry) for entry in content["vocab"]]
+    return {token: index for index, token in enumerate(tokens)}, read_merges(merges)
 
 
-def _dictionary_token(path, entry, token_of):
-    if not isinstance(entry, tuple | list) or len(entry) != 2:
-        raise ValueError(f"{path}: dict_map must hold pairs. Received: {entry!r}")
-    word = str(entry[0])
-    # Words that are no ids of GPT-2 only fill up RoBERTa's dictionary.
-    if word in token_of or not word.isdecimal():
-        return token_of.get(word, word)
-    raise ValueError(f"{path}: dict_map names id {word}, which encoder does not have")
+def _official_word(path, entry, token_of):
+    match entry:
+        # Words that are no ids of GPT-2 only fill up RoBERTa's dictionary.
+        case (str(word), _) if word in token_of or not word.isdecimal():
+            return token_of.get(word, word)
+        case (str(word), _):
+            raise ValueError(
+                f"{path}: dict_map names id {word}, which encoder does not have"
+            )
+    raise ValueError(
+        f"{path}: dict_map must hold pairs of a word and its count. Received: "
+        f"{type(entry).__name__}"
+    )
+
+
+def _official_merge(path, entry):
+    match entry:
+        case (str(left), str(right)):
+            return f"{left} {right}"
+        case str() if entry.count(" ") == 1:
+            return entry
+    raise ValueError(
+        f"{path}: vocab must hold pairs of tokens, the merges. Received: "
+        f"{type(entry).__name__}"
+    )

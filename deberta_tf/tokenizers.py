@@ -172,8 +172,7 @@ class DebertaTokenizer(keras_hub.tokenizers.Tokenizer):
             preset: str. A folder written by `save_to_preset`, or one with the files
                 of a published model or of `tools/train_tokenizer.py`: spm.model, or
                 vocab.json and merges.txt, or v1's bpe_encoder.bin. Or a handle that
-                KerasHub knows, such as
-                "hf://owner/name".
+                KerasHub knows, such as "hf://owner/name".
             config_file: str. File of `save_to_preset`, inside `preset`.
             kwargs: constructor arguments, e.g. `cls_token="<s>"`.
 

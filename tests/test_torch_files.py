@@ -1,8 +1,10 @@
 """Files of PyTorch, without PyTorch, and without running what is in them."""
 
+import copyreg
 import os
 import pickle
 import shutil
+import struct
 import zipfile
 
 import numpy as np
@@ -82,8 +84,13 @@ def old_style(module, name):
     return f"(X\x05\x00\x00\x00touchi{module}\n{name}\n.".encode()
 
 
-def as_zip(path, pickled, records=()):
-    with zipfile.ZipFile(path, "w") as archive:
+def by_object(module, name):
+    """The same by the OBJ opcode."""
+    return f"(c{module}\n{name}\nX\x05\x00\x00\x00toucho.".encode()
+
+
+def as_zip(path, pickled, records=(), compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", pickled)
         for name, content in records:
             archive.writestr(f"archive/{name}", content)
@@ -110,6 +117,9 @@ def as_legacy(path, pickled):
         named("torch._utils", "__builtins__.eval", protocol=4),
         named("collections", "OrderedDict.__init__", protocol=4),
         old_style("os", "system"),
+        by_object("os", "system"),
+        named("_codecs", "encode"),
+        named("torch._utils", "_rebuild_tensor_v2.__globals__", protocol=4),
     ],
 )
 @pytest.mark.parametrize("write", [as_zip, as_legacy])
@@ -133,22 +143,73 @@ def test_a_command_in_a_file_is_not_run(tmp_path):
     assert marker.exists()
 
 
-def test_a_file_can_not_alter_what_reads_the_next_one(tmp_path, files):
-    # BUILD gives the rebuilding function itself another state, in both forms.
-    function = b"ctorch._utils\n_rebuild_tensor_v2\n"
-    for state in (
+STORAGE_TYPE = b"ctorch\nFloatStorage\n"
+STORAGE = b"(S'storage'\n" + STORAGE_TYPE + b"S'0'\nS'cpu'\nI4\ntQ"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"ccollections\nOrderedDict\n",
+        STORAGE_TYPE,
+        STORAGE,
+        b"ctorch._utils\n_rebuild_tensor\n(" + STORAGE + b"I0\n(t(ttR",
+    ],
+)
+@pytest.mark.parametrize(
+    "state",
+    [
         b"}X\x01\x00\x00\x00aK\x01s",
         b"N}X\x08\x00\x00\x00__call__K\x01s\x86",
-    ):
-        path = as_zip(tmp_path / "evil.bin", function + state + b"b.")
-        with pytest.raises(ValueError, match="no whole file of torch.save"):
-            read_torch_file(path)
+        # What the __setstate__ of a dataclass with slots takes.
+        b"]K\x01a",
+    ],
+)
+def test_a_file_can_not_alter_what_stands_for_torch(tmp_path, files, target, state):
+    path = four_floats(tmp_path / "evil.bin", target + state + b"b.")
+    with pytest.raises(ValueError, match="can't be altered"):
+        read_torch_file(path)
     assert "dense" in read_torch_file(str(files / "zip.bin"))
+
+
+def test_an_attribute_of_an_ordered_dict_hides_no_method(tmp_path):
+    state = b"}X\x05\x00\x00\x00itemsK\x01sb."
+    path = as_zip(tmp_path / "evil.bin", b"ccollections\nOrderedDict\n)R" + state)
+    assert list(read_torch_file(path).items()) == []
+
+
+def test_an_extension_that_pickle_has_cached_is_refused(tmp_path):
+    copyreg.add_extension("posixpath", "join", 200)
+    try:
+        assert pickle.loads(b"\x80\x02\x82\xc8.") is os.path.join
+        path = as_zip(tmp_path / "evil.bin", b"\x80\x02\x82\xc8.")
+        with pytest.raises(ValueError, match="names the pickle extension 200"):
+            read_torch_file(path)
+    finally:
+        copyreg.remove_extension("posixpath", "join", 200)
+
+
+def test_an_absurd_memo_is_refused(tmp_path):
+    path = as_zip(tmp_path / "evil.bin", b"\x80\x02Nr\xff\xff\xff\xff.")
+    with pytest.raises(ValueError, match="evil.bin is.*memo index 4294967295"):
+        read_torch_file(path)
+
+
+def test_a_name_that_is_refused_is_shown_without_its_controls(tmp_path):
+    path = as_zip(tmp_path / "evil.bin", named("os", "\x1b[2Ja" * 99, protocol=0))
+    with pytest.raises(ValueError, match=r"names os\.\\x1b\[2Ja") as error:
+        read_torch_file(path)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000
 
 
 def tensor_pickle(count=4, offset=0, shape=(2, 2), strides=(2, 1), kind="storage"):
     """A pickle of {"a": tensor}, opcode by opcode as `torch.save` writes it."""
-    numbers = ["".join(f"I{number}\n" for number in each) for each in (shape, strides)]
+    numbers = [
+        "".join(f"{'F' if number % 1 else 'I'}{number}\n" for number in each)
+        for each in (shape, strides)
+    ]
     storage = f"(S'{kind}'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI{count}\ntQ"
     return (
         f"(dS'a'\nctorch._utils\n_rebuild_tensor_v2\n({storage}I{offset}\n"
@@ -156,14 +217,79 @@ def tensor_pickle(count=4, offset=0, shape=(2, 2), strides=(2, 1), kind="storage
     ).encode()
 
 
-def four_floats(path, **changes):
-    data = np.arange(4, dtype="<f4").tobytes()
-    return as_zip(path, tensor_pickle(**changes), [("data/0", data)])
+FOUR_FLOATS = np.arange(4, dtype="<f4").tobytes()
+
+
+def four_floats(path, pickled=None, compression=zipfile.ZIP_STORED, **changes):
+    pickled = pickled or tensor_pickle(**changes)
+    return as_zip(path, pickled, [("data/0", FOUR_FLOATS)], compression)
 
 
 def test_a_tensor_written_by_hand_is_read(tmp_path):
     path = four_floats(tmp_path / "hand.bin")
     np.testing.assert_array_equal(read_torch_file(path)["a"].read(), [[0, 1], [2, 3]])
+
+
+def test_a_repacked_and_compressed_file_is_read(tmp_path):
+    changes = {"offset": 1, "shape": (3,), "strides": (1,)}
+    path = four_floats(tmp_path / "a.bin", compression=zipfile.ZIP_DEFLATED, **changes)
+    np.testing.assert_array_equal(read_torch_file(path)["a"].read(), [1, 2, 3])
+
+
+def test_attributes_of_a_parameter_are_dropped(tmp_path):
+    function = b"ctorch._utils\n_rebuild_parameter_with_state\n("
+    tensor = b"ctorch._utils\n_rebuild_tensor\n(" + STORAGE + b"I2\n(t(ttR"
+    pickled = function + tensor + b"I01\nN(S'tag'\nI1\ndtR."
+    tensor = read_torch_file(four_floats(tmp_path / "a.bin", pickled))
+    assert tensor.shape == tensor.read().shape == ()
+    assert tensor.read() == 2
+
+
+def test_a_view_that_is_yet_to_be_negated_is_refused(tmp_path):
+    # As torch.save writes the imaginary part of a conjugate: the sign is a flag.
+    pickled = tensor_pickle().replace(b"(dtRs.", b"(d(S'neg'\nI01\ndtRs.")
+    with pytest.raises(ValueError, match="a.bin holds a view with a pending negation"):
+        read_torch_file(four_floats(tmp_path / "a.bin", pickled))
+
+
+def test_an_expanded_tensor_takes_no_memory_of_its_own(tmp_path):
+    path = four_floats(tmp_path / "a.bin", shape=(10**6, 10**6), strides=(0, 0))
+    assert read_torch_file(path)["a"].read()[-1, -1] == 0
+
+
+def test_a_record_shorter_than_it_says_is_refused(tmp_path):
+    # Sixteen bytes that unpack to as many, where the directory says 400,000.
+    size = 100_000
+    changes = {"count": size, "shape": (size, 1), "strides": (1, 1)}
+    path = as_zip(tmp_path / "lie.bin", tensor_pickle(**changes), [])
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", FOUR_FLOATS)
+    raw = bytearray((tmp_path / "lie.bin").read_bytes())
+    struct.pack_into("<I", raw, raw.rfind(b"PK\x01\x02") + 24, 4 * size)
+    (tmp_path / "lie.bin").write_bytes(raw)
+    tensor = read_torch_file(path)["a"]
+    with pytest.raises(ValueError, match="lie.bin is no whole file of torch.save"):
+        tensor.read()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_spoilt_numbers_are_refused_when_they_are_read(tmp_path, compression):
+    path = four_floats(tmp_path / "spoilt.bin", compression=compression)
+    raw = bytearray((tmp_path / "spoilt.bin").read_bytes())
+    raw[raw.find(b"archive/data/0") + len("archive/data/0")] ^= 0xFF
+    (tmp_path / "spoilt.bin").write_bytes(raw)
+    tensor = read_torch_file(path)["a"]
+    with pytest.raises(ValueError, match="spoilt.bin is no whole file of torch.save"):
+        tensor.read()
+
+
+def test_an_open_file_holds_no_numbers_until_they_are_read(files, tmp_path):
+    shutil.copy(files / "legacy.bin", tmp_path)
+    content = read_torch_file(str(tmp_path / "legacy.bin"))
+    (tmp_path / "legacy.bin").write_bytes(b"")
+    assert content["dense"].shape == (4, 6)
+    with pytest.raises(ValueError, match="legacy.bin is no whole file of torch.save"):
+        content["dense"].read()
 
 
 @pytest.mark.parametrize(
@@ -177,6 +303,9 @@ def test_a_tensor_written_by_hand_is_read(tmp_path):
         ({"count": 5}, "has 16 bytes, not 5 of float32"),
         ({"count": 10**15}, "has 16 bytes, not 1000000000000000"),
         ({"kind": "module"}, "unknown reference"),
+        ({"count": -4}, "unknown reference"),
+        ({"shape": (2.5, 2)}, "no tensor of numbers"),
+        ({"shape": (10**18, 10**18)}, "ends at element"),
     ],
 )
 def test_a_tensor_beyond_its_storage_is_refused(tmp_path, changes, message):
@@ -245,12 +374,35 @@ def test_a_folder_with_the_official_vocabulary_tokenizes(files, tmp_path):
             "names id 7, which encoder does not have",
         ),
         ({"encoder": {"a": 0}, "vocab": [], "dict_map": ["7"]}, "must hold pairs"),
+        ({"encoder": {"a": 0}, "vocab": [], "dict_map": [(7, 1)]}, "must hold pairs"),
+        ({"encoder": {"a": 0}, "vocab": [7], "dict_map": []}, "vocab must hold pairs"),
+        (
+            {"encoder": {"a": 0}, "vocab": [("a", "a", "a")], "dict_map": []},
+            "vocab must hold pairs of tokens, the merges. Received: tuple",
+        ),
+        (
+            {"encoder": {"a": 0, "b": 0}, "vocab": [], "dict_map": []},
+            "encoder: 'a' and 'b' share id 0",
+        ),
+        ({"encoder": {7: 0}, "vocab": [], "dict_map": []}, "token of id 0 is no str"),
     ],
 )
 def test_an_official_vocabulary_without_sense_is_refused(tmp_path, content, message):
     path = as_zip(tmp_path / "bpe_encoder.bin", pickle.dumps(content, 2))
     with pytest.raises(ValueError, match=f"bpe_encoder.bin.*{message}"):
         read_bpe_encoder(path)
+
+
+def test_merges_of_the_official_vocabulary_may_be_pairs_or_lines(tmp_path):
+    content = {
+        "encoder": {"a": 0, "aa": 1, "aaa": 2},
+        "vocab": ["a a", ["aa", "a"]],
+        "dict_map": [("2", 9), ("1", 8), ("0", 7)],
+    }
+    path = as_zip(tmp_path / "bpe_encoder.bin", pickle.dumps(content, 2))
+    vocabulary, merges = read_bpe_encoder(path)
+    assert merges == ["a a", "aa a"]
+    assert [vocabulary[token] for token in ("aaa", "aa", "a", "[MASK]")] == [4, 5, 6, 7]
 
 
 def test_an_official_vocabulary_runs_nothing(tmp_path):
