@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from deberta_tf import byte_pair, files, tokenizer_folders
+from deberta_tf.published import PUBLISHED_SIZES, published_handle
 from deberta_tf.sentencepiece_resource import SharedModelResource
 
 _SPECIAL = ("cls", "sep", "pad", "unk", "mask")
@@ -171,8 +172,8 @@ class DebertaTokenizer(keras_hub.tokenizers.Tokenizer):
         Args:
             preset: str. A folder written by `save_to_preset`, or one with the files
                 of a published model or of `tools/train_tokenizer.py`: spm.model, or
-                vocab.json and merges.txt, or v1's bpe_encoder.bin. Or a handle that
-                KerasHub knows, such as "hf://owner/name".
+                vocab.json and merges.txt, or v1's bpe_encoder.bin. A handle that
+                KerasHub knows, such as "hf://owner/name". A published size.
             config_file: str. File of `save_to_preset`, inside `preset`.
             kwargs: constructor arguments, e.g. `cls_token="<s>"`.
 
@@ -183,6 +184,8 @@ class DebertaTokenizer(keras_hub.tokenizers.Tokenizer):
         Raises:
             ValueError: if the folder has no tokenizer, or that of another class.
         """
+        if preset in PUBLISHED_SIZES:
+            preset = published_handle(preset)
         kind, config = tokenizer_folders.find_tokenizer(preset, config_file)
         classes = (DebertaSentencePieceTokenizer, DebertaBytePairTokenizer)
         holds = next(each for each in classes if each.PUBLISHED == kind)
@@ -379,7 +382,7 @@ def load_tokenizer(path):
     Raises:
         ValueError: if there is no such file or folder, or no tokenizer in it.
     """
-    if os.path.isdir(path) or "://" in path:
+    if os.path.isdir(path) or "://" in path or path in PUBLISHED_SIZES:
         return DebertaTokenizer.from_preset(path)
     if not os.path.isfile(path):
         raise ValueError(f"tokenizer: no file or folder {path!r}")

@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
+# Nothing is downloaded: handles are read from caches that the tests make.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import contextlib
 import pathlib

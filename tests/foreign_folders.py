@@ -46,11 +46,10 @@ def with_head(source, folder, head, **config):
 
 
 def cache_hub_repository(cache, handle, folder, monkeypatch):
-    """Puts a folder where huggingface_hub keeps downloads, and takes it offline."""
+    """Puts a folder where huggingface_hub keeps downloads."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = cache / ("models--" + handle.replace("/", "--"))
     (repository / "refs").mkdir(parents=True)
     (repository / "refs/main").write_text(commit)
     shutil.copytree(folder, repository / "snapshots" / commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

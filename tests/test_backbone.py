@@ -242,8 +242,3 @@ def test_wrong_sizes_are_refused_by_name(arguments, message):
 def test_an_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'deberta_v9'.*deberta_v3_base"):
         DebertaBackbone.from_preset("deberta_v9")
-
-
-def test_a_published_size_has_no_weights_of_its_own():
-    with pytest.raises(ValueError, match="load_weights=False"):
-        DebertaBackbone.from_preset("deberta_v3_base")

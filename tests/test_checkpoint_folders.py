@@ -1,6 +1,7 @@
 """What `from_preset` reads of Hugging Face and Microsoft folders, and refuses."""
 
 import json
+import shutil
 
 import ml_dtypes
 import numpy as np
@@ -11,6 +12,7 @@ from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.checkpoints import folders, transfer
 from deberta_tf.masked_lm import DebertaMaskedLM
 from deberta_tf.tasks import DebertaTextClassifier
+from deberta_tf.tokenizers import load_tokenizer
 from tests.foreign_folders import (
     cache_hub_repository,
     read_folder,
@@ -191,10 +193,17 @@ def test_a_handle_reads_through_the_hub_library(v3, tmp_path, monkeypatch):
     assert_same_weights(masked_lm, DebertaMaskedLM.from_preset(str(v3)))
 
 
-def test_a_published_size_with_weights_reads_its_repository(v3, tmp_path, monkeypatch):
-    cache_hub_repository(tmp_path, "microsoft/deberta-v3-base", v3, monkeypatch)
+def test_a_published_size_with_weights_reads_its_repository(
+    v3, tmp_path, monkeypatch, sentencepiece_proto
+):
+    published = tmp_path / "published"
+    shutil.copytree(v3, published)
+    (published / "spm.model").write_bytes(sentencepiece_proto)
+    cache_hub_repository(tmp_path, "microsoft/deberta-v3-base", published, monkeypatch)
     backbone = DebertaBackbone.from_preset("deberta_v3_base")
     assert_same_weights(backbone, DebertaBackbone.from_preset(str(v3)))
+    tokenizer = load_tokenizer("deberta_v3_base")
+    assert tokenizer.proto == sentencepiece_proto
 
 
 def test_a_handle_that_can_not_be_reached_says_why(tmp_path, monkeypatch, v3):

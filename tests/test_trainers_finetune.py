@@ -258,7 +258,8 @@ def test_every_setting_has_its_help():
     [
         ({"train": "no.csv"}, "no file 'no.csv'"),
         ({"preset": "no/where"}, "No preset 'no/where'"),
-        ({"preset": "deberta_v3_base"}, "names a geometry, not a folder of weights"),
+        ({"preset": "bert_base"}, "is a geometry, without published weights"),
+        ({"preset": "deberta_v3_base"}, "'hf://microsoft/.*' has no config.json: .+"),
         ({"text_columns": "text"}, "has no column 'text'; found: 'sentence'"),
         ({"text_columns": "a,b,c"}, "text_columns must be one name, or two"),
         ({"label_column": "y"}, "has no column 'y'; .* Name it with --label_column"),
