@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+import types
 
 import h5py
 import keras
@@ -17,6 +18,7 @@ from tensorflow.core.util import event_pb2
 from deberta_tf.distribution import StrategyFit
 from deberta_tf.files import UsageError
 from deberta_tf.optimization import WarmupLinear
+from tests.foreign_folders import cache_hub_repository
 from trainers import callbacks, run
 from trainers.state import TrainingDiverged, TrainingState
 
@@ -367,3 +369,20 @@ def test_settings_out_of_range_are_refused(tmp_path, settings, message):
 def test_times_read_as_clocks():
     assert callbacks.duration(59.6) == "1:00"
     assert callbacks.duration(3725) == "1:02:05"
+
+
+def test_a_published_size_brings_its_tokenizer_with_its_weights(
+    tmp_path, monkeypatch, sentencepiece_proto
+):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/spm.model").write_bytes(sentencepiece_proto)
+    cache_hub_repository(
+        tmp_path, "microsoft/deberta-v3-small", tmp_path / "folder", monkeypatch
+    )
+    config = types.SimpleNamespace(
+        preset="deberta_v3_small", tokenizer=None, load_weights=True
+    )
+    assert run.load_tokenizer(config).proto == sentencepiece_proto
+    config.load_weights = False
+    with pytest.raises(ValueError, match="'deberta_v3_small' has no tokenizer"):
+        run.load_tokenizer(config)

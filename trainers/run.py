@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from deberta_tf import files, tokenizers
 from deberta_tf.optimization import WarmupLinear, adamw
+from deberta_tf.published import PUBLISHED_SIZES
 from trainers import callbacks
 from trainers.config import as_json, changed_settings, check_at_least, check_choice
 from trainers.state import TrainingState
@@ -91,7 +92,7 @@ def load_tokenizer(config):
     Raises:
         UsageError: if there is none, or the weights are of another one.
     """
-    own = _tokenizer_of_preset(config.preset)
+    own = _tokenizer_of_preset(config.preset, config.load_weights)
     if config.tokenizer is None:
         if own is None:
             raise files.UsageError(
@@ -263,7 +264,10 @@ def describe(task, num_examples, total_steps, config):
     )
 
 
-def _tokenizer_of_preset(preset):
+def _tokenizer_of_preset(preset, load_weights):
+    if preset in PUBLISHED_SIZES:
+        # Without its weights it is a geometry, for any tokenizer.
+        return tokenizers.load_tokenizer(preset) if load_weights else None
     if preset is None or not (os.path.isdir(preset) or "://" in preset):
         return None
     try:
