@@ -11,7 +11,7 @@ import json
 import numpy as np
 import tensorflow as tf
 
-from deberta_tf import torch_files
+from deberta_tf import files, torch_files
 
 # Unicode White_Space; RE2's own \s knows ASCII only.
 _SPACE = r"\t-\r\x{85}\p{Z}"
@@ -256,11 +256,7 @@ def read_vocabulary(vocabulary, name="vocabulary"):
     """
     if isinstance(vocabulary, str):
         name = vocabulary
-        with open(vocabulary, encoding="utf-8") as file:
-            try:
-                vocabulary = json.load(file)
-            except ValueError as error:
-                raise ValueError(f"{name} is not a JSON file: {error}") from None
+        vocabulary = files.read_json(vocabulary)
     if not isinstance(vocabulary, dict) or not vocabulary:
         raise ValueError(
             f"{name} must map tokens to ids. Received: {type(vocabulary).__name__}"

@@ -64,6 +64,22 @@ def write_json(path, value):
     atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path):
+    """The JSON object, a dict, that a file holds.
+
+    Raises:
+        ValueError: if the file holds anything else.
+    """
+    with open(path, encoding="utf-8") as file:
+        try:
+            content = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object. Found: {content!r:.40}")
+    return content
+
+
 def check_replaceable(path, is_ours):
     """Refuses to replace a folder that holds anything but an earlier result.
 

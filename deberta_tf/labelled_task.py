@@ -4,6 +4,7 @@ import os
 
 import keras
 
+from deberta_tf import files
 from deberta_tf.base_task import DebertaTask
 from deberta_tf.checkpoints import configs, folders
 
@@ -92,7 +93,7 @@ class LabelledTask(DebertaTask):
             count = checkpoint.rows("classifier.weight")
             return count, configs.read_labels(checkpoint.config) if count else None
         path = folders.find_file(preset, "task.json")
-        task = path and folders.read_json(path)
+        task = path and files.read_json(path)
         if not task or task["registered_name"] != keras.saving.get_registered_name(cls):
             return None, None
         return task["config"]["num_classes"], task["config"]["labels"]

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import os
 
 import numpy as np
@@ -284,13 +283,7 @@ def _read_manifest(directory):
             f"{directory} has no {MANIFEST}. Rows are made by "
             "tools/build_pretraining_data.py"
         )
-    with open(path, encoding="utf-8") as file:
-        try:
-            manifest = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(manifest, dict):
-        raise ValueError(f"{path} must hold a JSON object. Found: {manifest!r:.40}")
+    manifest = files.read_json(path)
     found = (manifest.get("format"), manifest.get("format_version"))
     if found != (FORMAT, FORMAT_VERSION):
         raise ValueError(

@@ -150,7 +150,7 @@ def test_a_wrong_vocabulary_is_refused(vocabulary, message):
 def test_a_file_that_is_not_json_is_named(tmp_path):
     path = tmp_path / "vocab.json"
     path.write_text("a b c")
-    with pytest.raises(ValueError, match="vocab.json is not a JSON file"):
+    with pytest.raises(ValueError, match="vocab.json is not JSON"):
         byte_pair.read_vocabulary(str(path))
 
 

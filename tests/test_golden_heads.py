@@ -91,7 +91,7 @@ def target(source, name):
     return arrays[f"{name}.logits"]
 
 
-def check(golden, tmp_path, case, name, form, call):
+def check_head(golden, tmp_path, case, name, form, call):
     source = golden / "golden" / case
     task = load(golden, tmp_path, case, name.split(".")[-1], form)
     inputs, counts = head_inputs(source, name, task)
@@ -104,7 +104,7 @@ def check(golden, tmp_path, case, name, form, call):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("case", "name"), FLAT)
 def test_heads_agree(golden, tmp_path, case, name, form):
-    check(golden, tmp_path, case, name, form, lambda task: task)
+    check_head(golden, tmp_path, case, name, form, lambda task: task)
 
 
 @without_decoder
@@ -112,7 +112,7 @@ def test_heads_agree(golden, tmp_path, case, name, form):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("case", "name"), FLAT)
 def test_heads_agree_under_xla(golden, tmp_path, case, name, form):
-    check(
+    check_head(
         golden,
         tmp_path,
         case,

@@ -50,7 +50,9 @@ def batch(folder):
     return inputs, counts, arrays["input_mask"] > 0
 
 
-def check(folder, source, sharing, form="shift", call=lambda detection: detection):
+def check_networks(
+    folder, source, sharing, form="shift", call=lambda detection: detection
+):
     outputs = np.load(source / "outputs.npz")
     inputs, counts, real = batch(source)
     found = call(load(folder, sharing, form))(inputs)
@@ -64,12 +66,12 @@ def check(folder, source, sharing, form="shift", call=lambda detection: detectio
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("sharing", SHARINGS)
 def test_generator_and_discriminator_agree(official, sharing, form):
-    check(official, official, sharing, form)
+    check_networks(official, official, sharing, form)
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)
 def test_generator_and_discriminator_agree_under_xla(official, sharing):
-    check(
+    check_networks(
         official,
         official,
         sharing,
@@ -105,7 +107,7 @@ def test_sum_or_delta_alone_will_do(official, tmp_path, ending):
         kept = without(tensors, table)
     folder = tmp_path / "part"
     write_folder(folder, config, kept)
-    check(folder, official, "gdes")
+    check_networks(folder, official, "gdes")
 
 
 @pytest.mark.parametrize("sharing", ["gdes", "nes"])
@@ -127,7 +129,7 @@ def test_both_networks_come_back_bit_for_bit(official, tmp_path, sharing):
     assert before.keys() - after.keys() == left_out
     for name, value in after.items():
         assert value.tobytes() == before[name].tobytes(), name
-    check(tmp_path / "back", official, sharing)
+    check_networks(tmp_path / "back", official, sharing)
 
 
 def published(official, folder):
@@ -150,7 +152,7 @@ def published(official, folder):
 
 def test_the_published_layout_is_read(official, tmp_path):
     folder = published(official, tmp_path / "published")
-    check(folder, official, "gdes")
+    check_networks(folder, official, "gdes")
     config, _ = read_folder(official)
     generator = load(folder, "gdes").generator.backbone
     assert generator.num_layers == config["generator"]["num_hidden_layers"]
@@ -219,4 +221,4 @@ def test_a_missing_network_is_named(official, tmp_path):
 def test_an_official_file_of_torch_holds_both_networks(official, tmp_path):
     for name in ("config.json", "pytorch_model.bin"):
         shutil.copy(official / name, tmp_path)
-    check(tmp_path, official, "gdes")
+    check_networks(tmp_path, official, "gdes")

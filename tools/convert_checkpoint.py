@@ -102,7 +102,7 @@ def _task_of_preset(preset):
     path = folders.find_file(preset, "task.json")
     if path is None:
         return "backbone"
-    name = folders.read_json(path)["registered_name"]
+    name = files.read_json(path)["registered_name"]
     for task, kind in TASKS.items():
         if name == keras.saving.get_registered_name(kind):
             return task

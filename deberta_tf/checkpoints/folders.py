@@ -1,7 +1,6 @@
 """Folders of Hugging Face and Microsoft, read tensor by tensor, and written so."""
 
 import dataclasses
-import json
 import os
 
 import ml_dtypes
@@ -10,6 +9,7 @@ import safetensors
 import safetensors.numpy
 from keras_hub.src.utils import preset_utils
 
+from deberta_tf import files
 from deberta_tf.checkpoints import configs, keras_hub_presets, names
 from deberta_tf.published import PUBLISHED_SIZES, published_handle
 from deberta_tf.torch_files import StoredTensor, read_torch_file
@@ -138,7 +138,7 @@ def read_config(preset):
         # Of a handle the cause tells an absent file from an absent network.
         reason = f": {error.__cause__}" if error.__cause__ else ""
         raise ValueError(f"{preset!r} has no {CONFIG_FILE}{reason}") from None
-    return read_json(path)
+    return files.read_json(path)
 
 
 def find_file(preset, name):
@@ -147,18 +147,6 @@ def find_file(preset, name):
         return preset_utils.get_file(preset, name)
     except FileNotFoundError:
         return None
-
-
-def read_json(path):
-    """The JSON object that a file holds; a ValueError names a file without one."""
-    with open(path, encoding="utf-8") as file:
-        try:
-            content = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object")
-    return content
 
 
 def _weight_files(suffix):
@@ -184,7 +172,7 @@ def _open_weights(preset, suffix):
 
 
 def _open_shards(preset, index_path):
-    index = read_json(index_path).get("weight_map")
+    index = files.read_json(index_path).get("weight_map")
     if not isinstance(index, dict):
         raise ValueError(f"{index_path} has no weight_map")
     tensors = {}
@@ -249,6 +237,6 @@ def _generator_config(preset, config, tensors):
     """Of a published folder: its own file, or the config with the blocks counted."""
     path = find_file(preset, f"{GENERATOR}_config.json")
     if path is not None:
-        return read_json(path)
+        return files.read_json(path)
     blocks = {name.partition("encoder.layer.")[2].partition(".")[0] for name in tensors}
     return {**config, "num_hidden_layers": len(blocks - {""})}
