@@ -115,6 +115,7 @@ class DebertaBackbone(keras_hub.models.Backbone):
         **kwargs,
     ):
         arguments = {k: v for k, v in locals().items() if k in self.config_names()}
+        check_arguments(type(self), kwargs)
         _check_sizes(**arguments)
         self.embeddings = DebertaEmbeddings(
             vocabulary_size,
@@ -257,6 +258,13 @@ class DebertaBackbone(keras_hub.models.Backbone):
         """
         tensors = transfer.stored_tensors(self.weights)
         keras_hub_presets.write_preset(directory, self.get_config(), tensors, tokenizer)
+
+
+def check_arguments(kind, kwargs, known=()):
+    """Refuses arguments that nobody takes: Keras would drop them in silence."""
+    unknown = sorted(kwargs.keys() - {"name", "trainable", *known})
+    if unknown:
+        raise TypeError(f"{kind.__name__} has no argument {', '.join(unknown)}")
 
 
 def _check_sizes(hidden_dim, num_heads, num_layers, head_dim, **others):

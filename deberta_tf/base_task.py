@@ -1,6 +1,7 @@
 """What all tasks share: raw inputs or ids, foreign folders, export."""
 
 import contextlib
+import inspect
 import os
 import warnings
 
@@ -9,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from deberta_tf import files
-from deberta_tf.backbone import DebertaBackbone
+from deberta_tf.backbone import DebertaBackbone, check_arguments
 from deberta_tf.checkpoints import folders, transfer, writer
 from deberta_tf.distribution import StrategyFit
-from deberta_tf.tokenizer_folders import has_tokenizer
+from deberta_tf.tokenizer_folders import has_tokenizer, warn_of_unread_tokenizer
 from deberta_tf.tokenizers import DebertaTokenizer
 
 
@@ -38,11 +39,12 @@ class DebertaTask(StrategyFit):
         skip_last_block: bool. Whether the head does without the last hidden state.
 
     Attributes:
-        foreign_class: str, how the name of Hugging Face's class of the task ends.
+        foreign_class: str, how the name of Hugging Face's class of the task ends; None:
+            it has none.
     """
 
     backbone_cls = DebertaBackbone
-    foreign_class = "Model"
+    foreign_class = None
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class DebertaTask(StrategyFit):
         skip_last_block=False,
         **kwargs,
     ):
+        check_arguments(type(self), kwargs, known=("compile", "dtype"))
         self.backbone = backbone
         self.head = head
         self.preprocessor = preprocessor
@@ -97,6 +100,11 @@ class DebertaTask(StrategyFit):
     def preprocess_samples(self, x, y=None, sample_weight=None):
         if isinstance(x, dict) and "token_ids" in x:
             return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+        if self.preprocessor is None:
+            raise ValueError(
+                f"{type(self).__name__} has no preprocessor: it takes a dict of ids, "
+                f"token_ids among them. Received: {type(x).__name__}"
+            )
         return super().preprocess_samples(x, y, sample_weight)
 
     def save_to_preset(self, preset_dir, max_shard_size=10):
@@ -140,25 +148,41 @@ class DebertaTask(StrategyFit):
             preset: str, as `DebertaBackbone.from_preset` takes it. A preset of
                 another task, or of a backbone alone, gets a fresh head.
             load_weights: bool. False: fresh weights.
-            kwargs: constructor arguments of the task; `dtype` goes to the backbone.
+            kwargs: constructor arguments of the task; `dtype` and what the task has not
+                itself, such as `attention_form`, go to the backbone.
 
         Raises:
             ValueError: if the preset is unknown, or its tensors do not fit.
         """
         preset = os.fspath(preset)
         checkpoint = folders.open_checkpoint(preset, load_weights)
-        if checkpoint is None:
-            if not has_tokenizer(preset):
-                kwargs.setdefault("preprocessor", None)
-            task = super().from_preset(preset, load_weights=load_weights, **kwargs)
-            check_vocabulary(task.backbone, task.preprocessor)
-            return task
-        return cls.from_checkpoint(checkpoint, load_weights, **kwargs)
+        if checkpoint is not None:
+            return cls.from_checkpoint(checkpoint, load_weights, **kwargs)
+        if not has_tokenizer(preset):
+            kwargs.setdefault("preprocessor", None)
+        options = cls._take_backbone_options(kwargs)
+        if options:
+            kwargs["backbone"] = DebertaBackbone.from_preset(
+                preset, load_weights, dtype=kwargs.pop("dtype", None), **options
+            )
+        task = super().from_preset(preset, load_weights=load_weights, **kwargs)
+        check_vocabulary(task.backbone, task.preprocessor)
+        if load_weights and not cls.is_held_by(preset):
+            warn_of_fresh(task, ["all"])
+        return task
+
+    @classmethod
+    def is_held_by(cls, preset):
+        """Whether a preset of ours is one of this task."""
+        path = folders.find_file(preset, "task.json")
+        name = path and files.read_json(path).get("registered_name")
+        return name == keras.saving.get_registered_name(cls)
 
     @classmethod
     def from_checkpoint(cls, checkpoint, load_weights=True, dtype=None, **kwargs):
         """Builds the task that an opened `Checkpoint` holds, see `from_preset`."""
-        backbone = DebertaBackbone(**checkpoint.arguments, dtype=dtype)
+        options = cls._take_backbone_options(kwargs)
+        backbone = DebertaBackbone(**{**checkpoint.arguments, **options}, dtype=dtype)
         if "preprocessor" not in kwargs:
             kwargs["preprocessor"] = cls.foreign_preprocessor(checkpoint, backbone)
         arguments = cls.foreign_arguments(checkpoint, dtype=dtype, **kwargs)
@@ -168,6 +192,13 @@ class DebertaTask(StrategyFit):
         return task
 
     @classmethod
+    def _take_backbone_options(cls, kwargs):
+        """Takes the arguments out that are the backbone's alone."""
+        own = inspect.signature(cls.__init__).parameters
+        names = set(DebertaBackbone.config_names()) & kwargs.keys() - own.keys()
+        return {name: kwargs.pop(name) for name in names}
+
+    @classmethod
     def foreign_arguments(cls, checkpoint, **given):
         """Constructor arguments that a Hugging Face / Microsoft folder tells."""
         return {}
@@ -175,9 +206,13 @@ class DebertaTask(StrategyFit):
     @classmethod
     def foreign_preprocessor(cls, checkpoint, backbone):
         """The preprocessor for the folder's tokenizer; None where it has none."""
-        if cls.preprocessor_cls is None or not has_tokenizer(checkpoint.preset):
+        preset = checkpoint.preset
+        if cls.preprocessor_cls is None or preset is None:
             return None
-        tokenizer = DebertaTokenizer.from_preset(checkpoint.preset)
+        if not has_tokenizer(preset):
+            warn_of_unread_tokenizer(preset)
+            return None
+        tokenizer = DebertaTokenizer.from_preset(preset)
         return cls.preprocessor_cls(
             tokenizer, sequence_length=min(512, backbone.max_sequence_length)
         )
@@ -187,11 +222,7 @@ class DebertaTask(StrategyFit):
         tensors = transfer.fitting_head(self.own_weights, checkpoint.tensors)
         fresh = transfer.assign(self.own_weights, tensors)
         if fresh:
-            warnings.warn(
-                f"The checkpoint has no head for {type(self).__name__}, or not all of "
-                f"it: {', '.join(fresh)} are fresh",
-                stacklevel=4,
-            )
+            warn_of_fresh(self, fresh)
 
     def foreign_entries(self):
         """What the config of a Hugging Face folder tells of the head."""
@@ -229,6 +260,15 @@ class DebertaTask(StrategyFit):
     def own_weights(self):
         """Variables of backbone and head."""
         return self.weights
+
+
+def warn_of_fresh(task, parts):
+    """Warns that parts of a task's head are not those of its preset."""
+    warnings.warn(
+        f"The preset has no head for {type(task).__name__}, or not all of it: "
+        f"{', '.join(parts)} are fresh",
+        stacklevel=4,
+    )
 
 
 def check_vocabulary(backbone, preprocessor):

@@ -14,6 +14,8 @@ def fill_masks(masked_lm, texts, top_k):
     for text in texts:
         if MASK not in text:
             raise ValueError(f"Every text must hold a {MASK}. Received: {text!r}")
+    if not texts:
+        return []
     rows = [_masked_ids(tokenizer, text) for text in texts]
     inputs, counts = _pack(rows, tokenizer)
     if masked_lm.backbone.num_segments:

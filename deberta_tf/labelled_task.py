@@ -1,11 +1,12 @@
 """What tasks with named classes share: names travel, and map by name."""
 
 import os
+import warnings
 
 import keras
 
 from deberta_tf import files
-from deberta_tf.base_task import DebertaTask
+from deberta_tf.base_task import DebertaTask, warn_of_fresh
 from deberta_tf.checkpoints import configs, folders
 
 
@@ -37,41 +38,65 @@ class LabelledTask(DebertaTask):
         self.labels = list(labels)
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, labels=None, **kwargs):
+    def from_preset(
+        cls, preset, load_weights=True, num_classes=None, labels=None, **kwargs
+    ):
         """`DebertaTask.from_preset`; classes are told apart by name.
 
         Args:
             preset: str.
             load_weights: bool.
+            num_classes: int. Wanted where the preset has no head and `labels` are not
+                given, or to start new logits in the place of others.
             labels: list of str. Names of the classes in the order of the logits
                 wanted. Where the preset has a head with these names, in whatever
                 case, its classes are put in this order; where it names none, these
                 are its names.
-            kwargs: constructor arguments. `num_classes`: wanted where the preset
-                has no head, or to start a new one.
+            kwargs: constructor arguments.
 
         Raises:
             ValueError: if the preset's head has other classes, and `num_classes` does
-                not say that a new one is wanted.
+                not say that new ones are wanted.
         """
-        if labels is None:
-            return super().from_preset(preset, load_weights=load_weights, **kwargs)
-        labels = list(labels)
-        count, names = cls.held_classes(preset) if load_weights else (None, None)
-        known = names is None and count == len(labels) and "num_classes" not in kwargs
-        if known or _are_alike(labels, names):
+        labels = None if labels is None else list(labels)
+        count, names = (
+            cls.held_classes(preset, labels) if load_weights else (None, None)
+        )
+        if count is not None and _may_keep(count, names, num_classes, labels):
             task = super().from_preset(preset, **kwargs)
-            task.labels = labels if known else task.labels
-            task.order_classes(labels)
+            task.labels = names or labels
+            if labels is not None:
+                task.order_classes(labels)
             return task
-        if count is not None and "num_classes" not in kwargs:
+        if count is not None and num_classes is None:
             raise ValueError(
                 "labels must be those of the preset's head, in any order, unless "
-                f"num_classes asks for a new one. Received: {labels}; the preset has "
+                f"num_classes asks for new ones. Received: {labels}; the preset has "
                 f"{names or count}"
             )
-        kwargs = {"num_classes": len(labels), **kwargs, "labels": labels}
-        return super().from_preset(preset, load_weights=load_weights, **kwargs)
+        if num_classes is None and labels is not None:
+            num_classes = len(labels)
+        if count is not None and folders.is_ours(preset):
+            return cls._with_new_logits(preset, num_classes, labels, **kwargs)
+        classes = {"num_classes": num_classes, "labels": labels}
+        # KerasHub takes even `num_classes=None` for a wish for a new head.
+        classes = {name: value for name, value in classes.items() if value is not None}
+        return super().from_preset(preset, load_weights, **classes, **kwargs)
+
+    @classmethod
+    def _with_new_logits(cls, preset, num_classes, labels, **kwargs):
+        """A preset of ours with other classes: all else of its head is kept."""
+        old = super().from_preset(preset, **kwargs)
+        config = {**old.get_config(), "num_classes": num_classes, "labels": labels}
+        for name in ("backbone", "preprocessor"):
+            config[name] = getattr(old, name)
+        task = cls(**config)
+        for name in ("pooler", "hidden"):
+            layer = getattr(old.head, name, None)
+            if layer is not None:
+                getattr(task.head, name).set_weights(layer.get_weights())
+        warn_of_fresh(task, ["classifier"])
+        return task
 
     @classmethod
     def from_checkpoint(cls, checkpoint, *args, **kwargs):
@@ -81,8 +106,13 @@ class LabelledTask(DebertaTask):
         return super().from_checkpoint(checkpoint, *args, **kwargs)
 
     @classmethod
-    def held_classes(cls, preset):
+    def held_classes(cls, preset, labels=None):
         """What a preset tells of its classes.
+
+        Args:
+            preset: str.
+            labels: list of str. Where they are the placeholders of Hugging Face, these
+                are names as well.
 
         Returns:
             (number of classes, list of their names); None for what it does not tell.
@@ -91,7 +121,11 @@ class LabelledTask(DebertaTask):
         checkpoint = folders.open_checkpoint(preset)
         if checkpoint is not None:
             count = checkpoint.rows("classifier.weight")
-            return count, configs.read_labels(checkpoint.config) if count else None
+            if not count:
+                return None, None
+            names = configs.read_labels(checkpoint.config)
+            unnamed = configs.placeholders(count)
+            return count, unnamed if _are_alike(labels, unnamed) else names
         path = folders.find_file(preset, "task.json")
         task = path and files.read_json(path)
         if not task or task["registered_name"] != keras.saving.get_registered_name(cls):
@@ -101,6 +135,12 @@ class LabelledTask(DebertaTask):
     @classmethod
     def foreign_arguments(cls, checkpoint, num_classes=None, **given):
         labels = configs.read_labels(checkpoint.config)
+        if checkpoint.config.get("problem_type") == "multi_label_classification":
+            warnings.warn(
+                "The checkpoint answers with several labels at once: its logits are "
+                "right, but neither the default loss nor the export is for that",
+                stacklevel=5,
+            )
         rows = checkpoint.rows("classifier.weight")
         num_classes = num_classes or rows or (labels and len(labels))
         if labels is not None and len(labels) != num_classes:
@@ -130,8 +170,19 @@ def check_classes(num_classes, labels):
         raise ValueError(f"labels must differ. Received: {list(labels)}")
 
 
+def _may_keep(count, names, num_classes, labels):
+    """Whether a head of so many classes of these names is what is asked for."""
+    if num_classes not in (None, count):
+        return False
+    if labels is None or names is None:
+        return labels is None or len(labels) == count
+    return _are_alike(labels, names)
+
+
 def _are_alike(labels, names):
-    return names is not None and sorted(map(_key, labels)) == sorted(map(_key, names))
+    if labels is None or names is None:
+        return False
+    return sorted(map(_key, labels)) == sorted(map(_key, names))
 
 
 def _key(name):

@@ -1,10 +1,12 @@
 """Masked language modelling: the task and its preprocessor."""
 
+import dataclasses
 import os
 import warnings
 
 import keras
 import keras_hub
+import numpy as np
 import tensorflow as tf
 
 from deberta_tf.backbone import DebertaBackbone
@@ -15,6 +17,12 @@ from deberta_tf.heads import MaskedLMHead
 from deberta_tf.masking import NgramMasker
 from deberta_tf.packing import pack_strings
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
+
+# Second copies in Hugging Face's older head -> standard names.
+_COPIES = {
+    "weight": "embeddings.word_embeddings.weight",
+    "bias": "lm_predictions.lm_head.bias",
+}
 
 
 @keras.saving.register_keras_serializable("deberta_tf")
@@ -191,6 +199,9 @@ class DebertaMaskedLM(DebertaTask, keras_hub.models.MaskedLM):
         decoder = self.head.decoder is not None
         return {**super().get_config(), "enhanced_mask_decoder": decoder}
 
+    def load_checkpoint(self, checkpoint):
+        super().load_checkpoint(_tied(checkpoint))
+
     def foreign_entries(self):
         # The newer head of Hugging Face, named as Microsoft's, can't change the width.
         backbone = self.backbone
@@ -210,3 +221,24 @@ class DebertaMaskedLM(DebertaTask, keras_hub.models.MaskedLM):
         if weighted_metrics == "auto":
             weighted_metrics = [keras.metrics.SparseCategoricalAccuracy("accuracy")]
         super().compile(optimizer, loss, weighted_metrics=weighted_metrics, **kwargs)
+
+
+def _tied(checkpoint):
+    """A checkpoint whose logits are tied to its token table.
+
+    Hugging Face's older head may hold table and bias a second time.
+
+    Raises:
+        ValueError: if these differ from the first.
+    """
+    tensors = dict(checkpoint.tensors)
+    for copy, name in _COPIES.items():
+        tensor = tensors.pop(f"cls.predictions.decoder.{copy}", None)
+        if tensor is None:
+            continue
+        if not np.array_equal(tensors.setdefault(name, tensor).read(), tensor.read()):
+            raise ValueError(
+                f"cls.predictions.decoder.{copy} differs from {name}: a checkpoint of "
+                "tie_word_embeddings=false can't be read, for the logits are tied"
+            )
+    return dataclasses.replace(checkpoint, tensors=tensors)

@@ -62,7 +62,7 @@ class SharedEmbeddings(keras.layers.Layer):
         table = tf.convert_to_tensor(self.generator_embedding.embeddings)
         if self.embedding_sharing == "es":
             return table
-        return tf.stop_gradient(table) + self.embedding_delta
+        return tf.stop_gradient(tf.cast(table, "float32")) + self.embedding_delta
 
     def compute_output_spec(self, inputs, training=None):
         return self.embeddings.compute_output_spec(inputs)
@@ -173,15 +173,12 @@ class DebertaReplacedTokenDetection(DebertaTask, keras_hub.models.Task):
         table, own = self.shared_embeddings.table(), self.backbone.token_embedding
         if table is None:
             return
-        before = tf.cast(own.embeddings, table.dtype)
-        shared = tf.cast(
-            self.shared_embeddings.generator_embedding.embeddings, "float32"
-        )
-        scale = tf.abs(shared) + tf.abs(tf.cast(table, "float32") - shared)
-        rounding = tf.cast(scale * np.finfo(np.float32).eps, table.dtype)
-        own.embeddings.assign(
-            tf.where(tf.abs(table - before) <= rounding, before, table)
-        )
+        table, before = tf.cast(table, "float32"), tf.cast(own.embeddings, "float32")
+        shared = self.shared_embeddings.generator_embedding.embeddings
+        shared = tf.cast(shared, "float32")
+        rounding = (tf.abs(shared) + tf.abs(table - shared)) * np.finfo("float32").eps
+        table = tf.where(tf.abs(table - before) <= rounding, before, table)
+        own.embeddings.assign(tf.cast(table, own.embeddings.dtype))
 
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """`DebertaTask.save_to_preset`, the table of the backbone materialized."""
@@ -198,18 +195,21 @@ class DebertaReplacedTokenDetection(DebertaTask, keras_hub.models.Task):
         shared = self.generator.backbone.token_embedding.embeddings
         if delta is not None and f"{table}weight" not in tensors:
             tensors[f"{table}weight"] = StoredTensor(
-                delta.shape, delta.dtype, lambda: shared.numpy() + delta.read()
+                delta.shape, delta.dtype, lambda: np.asarray(shared) + delta.read()
             )
         super().load_checkpoint(dataclasses.replace(checkpoint, tensors=tensors))
         if self.embedding_sharing == "gdes":
-            own = self.backbone.token_embedding.embeddings
-            value = own - shared if delta is None else delta.read()
+            own = tf.cast(self.backbone.token_embedding.embeddings, "float32")
+            value = own - tf.cast(shared, "float32") if delta is None else delta.read()
             self.shared_embeddings.embedding_delta.assign(value)
 
     @classmethod
     def foreign_arguments(cls, checkpoint, dtype=None, embedding_sharing=None, **given):
         """The generator, and how the checkpoint shares its token table."""
-        sharing = checkpoint.config.get("embedding_sharing", "gdes").lower()
+        # With positions at the input the official code shares their table as well.
+        positions = checkpoint.arguments.get("absolute_position_input", False)
+        default = "none" if positions else "gdes"
+        sharing = checkpoint.config.get("embedding_sharing", default).lower()
         arguments = {"embedding_sharing": "nes" if sharing == "none" else sharing}
         if "generator" not in given:
             arguments["generator"] = _load_generator(checkpoint, dtype)
@@ -285,7 +285,7 @@ def _load_generator(checkpoint, dtype):
         warnings.warn(
             f"{preset!r} has no generator: it is fresh, of half the depth", stacklevel=5
         )
-    depth = max(1, checkpoint.arguments["num_layers"] // 2)
+    depth = folders.generator_depth(checkpoint.arguments["num_layers"])
     arguments = {**checkpoint.arguments, "num_layers": depth, "dtype": dtype}
     return DebertaMaskedLM(DebertaBackbone(**arguments))
 

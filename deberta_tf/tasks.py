@@ -69,8 +69,8 @@ class PooledTask(DebertaTask):
     def foreign_entries(self):
         return {
             **super().foreign_entries(),
-            "pooler_hidden_act": keras.activations.serialize(
-                self.head.pooler.activation
+            "pooler_hidden_act": configs.write_activation(
+                keras.activations.serialize(self.head.pooler.activation)
             ),
             "pooler_hidden_size": self.backbone.hidden_dim,
             "pooler_dropout": self.head.pooler_dropout.rate,

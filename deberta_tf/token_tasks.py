@@ -31,7 +31,9 @@ class DebertaTokenClassifier(LabelledTask, keras_hub.models.Task):
         Logits, float32 (b, l, num_classes).
     """
 
-    foreign_class = "ForTokenClassification"
+    @property
+    def foreign_class(self):
+        return None if self.head.hidden is not None else "ForTokenClassification"
 
     def __init__(
         self,
@@ -169,6 +171,8 @@ class DebertaEntityScorer(DebertaTask, keras_hub.models.Task):
 
     Source: SPEC 9.4.
     """
+
+    foreign_class = None
 
     def __init__(self, backbone, dropout=None, preprocessor=None, **kwargs):
         head = EntityHead(

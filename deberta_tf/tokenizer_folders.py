@@ -1,5 +1,7 @@
 """Which tokenizer a folder or handle holds, and its files."""
 
+import warnings
+
 import keras
 import keras_hub
 from keras_hub.src.utils import preset_utils
@@ -11,6 +13,7 @@ BYTE_PAIR = ("vocab.json", "merges.txt")
 # The vocabulary of v1 before Hugging Face's, of the same kind.
 _OFFICIAL = "bpe_encoder.bin"
 CONFIG_FILE = "tokenizer.json"
+_OTHERS = ("tokenizer_config.json", CONFIG_FILE)
 # Registered names of the classes that `save_to_preset` writes -> their files.
 _KINDS = {
     "deberta_tf>DebertaSentencePieceTokenizer": SENTENCE_PIECE,
@@ -48,7 +51,7 @@ def find_tokenizer(preset, config_file=CONFIG_FILE):
     for kind in (SENTENCE_PIECE, BYTE_PAIR):
         if _has_files(preset, kind):
             return kind, None
-    if _has_files(preset, (_OFFICIAL,)):
+    if _has_files(preset, (_OFFICIAL,)) or _fast_byte_pair(preset) is not None:
         return BYTE_PAIR, None
     raise ValueError(
         f"{preset} has no tokenizer: neither a {config_file} of save_to_preset, nor "
@@ -65,11 +68,59 @@ def has_tokenizer(preset):
     return True
 
 
+def warn_of_unread_tokenizer(preset):
+    """Warns where a folder without a tokenizer of ours holds another one."""
+    others = [name for name in _OTHERS if _has_files(preset, (name,))]
+    if others:
+        warnings.warn(
+            f"{preset!r} holds {', '.join(others)}, but no vocabulary that can be "
+            "read: the task takes ids alone. Put spm.model (v2, v3) or vocab.json and "
+            "merges.txt (v1) beside, or pass preprocessor=",
+            stacklevel=6,
+        )
+
+
 def published_vocabulary(preset, kind):
-    """First arguments of a tokenizer: its paths, or what v1's official file holds."""
+    """First arguments of a tokenizer: paths, or the vocabulary and its merges.
+
+    Raises:
+        ValueError: if the folder asks for what the tokenizers do not do.
+    """
+    _check_settings(preset, kind)
     if _has_files(preset, kind):
         return [preset_utils.get_file(preset, name) for name in kind]
-    return byte_pair.read_bpe_encoder(preset_utils.get_file(preset, _OFFICIAL))
+    if _has_files(preset, (_OFFICIAL,)):
+        return byte_pair.read_bpe_encoder(preset_utils.get_file(preset, _OFFICIAL))
+    return _fast_byte_pair(preset)
+
+
+def _fast_byte_pair(preset):
+    """(vocabulary, merges) of the one file that transformers 5 writes for v1."""
+    if not _has_files(preset, (CONFIG_FILE,)):
+        return None
+    content = preset_utils.load_json(preset, CONFIG_FILE)
+    model = content.get("model") or {}
+    if model.get("type") != "BPE":
+        return None
+    added = {token["content"]: token["id"] for token in content["added_tokens"]}
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    return {**model["vocab"], **added}, merges
+
+
+def _check_settings(preset, kind):
+    """Refuses settings of Hugging Face's under which our ids would be others."""
+    if not _has_files(preset, (_OTHERS[0],)):
+        return
+    settings = preset_utils.load_json(preset, _OTHERS[0])
+    names = ("do_lower_case", "split_by_punct")
+    if kind == BYTE_PAIR:
+        names = ("add_prefix_space",)
+    asked = [name for name in names if settings.get(name)]
+    if asked:
+        raise ValueError(
+            f"{preset}: {_OTHERS[0]} asks for {', '.join(asked)}, which the tokenizers "
+            "do not do"
+        )
 
 
 def _has_files(preset, names):

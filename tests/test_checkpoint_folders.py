@@ -1,8 +1,10 @@
 """What `from_preset` reads of Hugging Face and Microsoft folders, and refuses."""
 
 import json
+import pathlib
 import shutil
 
+import keras
 import ml_dtypes
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from deberta_tf.tokenizers import load_tokenizer
 from tests.foreign_folders import (
     cache_hub_repository,
     read_folder,
+    with_head,
     write_folder,
     write_shards,
 )
@@ -223,7 +226,8 @@ def test_a_handle_of_another_form_is_refused(tmp_path, monkeypatch, v3):
     [
         ({"model_type": "bert"}, "model_type 'deberta' or 'deberta-v2'.*'bert'"),
         ({"hidden_size": None, "vocab_size": None}, "no vocab_size, hidden_size"),
-        ({"id2label": {"0": "a", "2": "b"}}, "id2label must number .* from 0"),
+        ({"hidden_act": "gelu_new"}, "activation must be one of gelu, .*'gelu_new'"),
+        ({"pooler_hidden_act": "leaky_relu"}, "must be one of gelu, .*'leaky_relu'"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(v3, tmp_path, change, message):
@@ -270,3 +274,79 @@ def test_a_handle_may_hold_a_preset_of_ours(v3, tmp_path, monkeypatch):
 def test_a_geometry_without_published_weights_says_so():
     with pytest.raises(ValueError, match="'bert_base' .* load_weights=False"):
         DebertaBackbone.from_preset("bert_base")
+
+
+def test_numbers_that_leave_a_class_out_name_none(v3, tmp_path):
+    config, tensors = read_folder(v3)
+    config = {**config, "id2label": {"0": "a", "2": "b"}}
+    folder = write_folder(tmp_path, config, tensors)
+    with (
+        pytest.warns(UserWarning, match="They go without names"),
+        pytest.warns(UserWarning, match="pooler, classifier are fresh"),
+    ):
+        classifier = DebertaTextClassifier.from_preset(folder, num_classes=2)
+    assert classifier.labels is None
+
+
+@pytest.mark.parametrize("source", ["foreign", "own", "own backbone"])
+def test_options_of_the_backbone_reach_it_through_a_task(golden, tmp_path, source):
+    folder = str(golden / "golden/D1_off_v3_mlm_emd")
+    plain = DebertaMaskedLM.from_preset(folder)
+    if source.startswith("own"):
+        folder = str(tmp_path / "own")
+        (plain if source == "own" else plain.backbone).save_to_preset(folder)
+    options = {"attention_form": "gather", "clamp_distances": False}
+    if source == "own backbone":
+        with pytest.warns(UserWarning, match="all are fresh"):
+            task = DebertaMaskedLM.from_preset(folder, **options)
+    else:
+        task = DebertaMaskedLM.from_preset(folder, **options)
+        assert_same_weights(task, plain)
+    assert_same_weights(task.backbone, plain.backbone)
+    config = task.backbone.get_config()
+    assert {name: config[name] for name in options} == options
+    assert task.backbone.encoder.blocks[0].attention.attention_form == "gather"
+
+
+def test_arguments_that_nobody_takes_are_refused_by_name(v3):
+    for kind in (DebertaBackbone, DebertaMaskedLM):
+        with pytest.raises(TypeError, match=f"{kind.__name__} .* no argument bogus"):
+            kind.from_preset(str(v3), bogus=3)
+
+
+def test_a_head_that_a_preset_of_ours_lacks_is_fresh_with_a_warning(v3, tmp_path):
+    folder = str(tmp_path / "encoder")
+    DebertaBackbone.from_preset(str(v3)).save_to_preset(folder)
+    with pytest.warns(UserWarning, match="no head for DebertaMaskedLM.*all are fresh"):
+        DebertaMaskedLM.from_preset(folder)
+
+
+def test_a_second_copy_of_the_token_table_must_be_the_same(golden, tmp_path):
+    source = golden / "golden/C7_hf_v3_embsize"
+    folder = tmp_path / "legacy"
+    config, tensors = read_folder(pathlib.Path(with_head(source, folder, "mlm_legacy")))
+    plain = DebertaMaskedLM.from_preset(str(folder))
+    table = tensors["deberta.embeddings.word_embeddings.weight"]
+    tensors["cls.predictions.decoder.weight"] = table.copy()
+    tensors["cls.predictions.decoder.bias"] = tensors.pop("cls.predictions.bias")
+    write_folder(folder, config, tensors)
+    assert_same_weights(DebertaMaskedLM.from_preset(str(folder)), plain)
+    tensors["cls.predictions.decoder.weight"][3] += 1
+    write_folder(folder, config, tensors)
+    with pytest.raises(
+        ValueError, match="decoder.weight differs .* tie_word_embeddings"
+    ):
+        DebertaMaskedLM.from_preset(str(folder))
+
+
+def test_a_model_that_was_built_in_a_scope_loads(v3):
+    with keras.name_scope("outer"):
+        backbone = DebertaBackbone.from_preset(str(v3))
+    plain = DebertaBackbone.from_preset(str(v3))
+    for weight, twin in zip(backbone.weights, plain.weights, strict=True):
+        np.testing.assert_array_equal(weight, twin)
+
+
+def test_strings_for_a_task_without_a_tokenizer_are_refused(v3):
+    with pytest.raises(ValueError, match="no preprocessor: it takes a dict of ids"):
+        DebertaMaskedLM.from_preset(str(v3)).predict(["a text"], verbose=0)

@@ -88,3 +88,7 @@ def test_a_text_without_a_mask_is_refused(masked_lm):
 def test_ids_alone_can_not_be_filled():
     with pytest.raises(ValueError, match="without a preprocessor"):
         DebertaMaskedLM(make_backbone()).fill_mask("[MASK]")
+
+
+def test_no_texts_give_no_answers(masked_lm):
+    assert masked_lm.fill_mask([]) == []

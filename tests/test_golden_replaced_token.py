@@ -222,3 +222,27 @@ def test_an_official_file_of_torch_holds_both_networks(official, tmp_path):
     for name in ("config.json", "pytorch_model.bin"):
         shutil.copy(official / name, tmp_path)
     check_networks(tmp_path, official, "gdes")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_half_precision_runs_and_is_saved(official, tmp_path, sharing, dtype):
+    detection = DebertaReplacedTokenDetection.from_preset(
+        str(official), embedding_sharing=sharing, dtype=dtype
+    )
+    inputs, _, real = batch(official)
+    expected = np.load(official / "outputs.npz")[f"{SHARINGS[sharing]}.disc_logits"]
+    logits = detection(inputs)["logits"]
+    # bfloat16 keeps 8 bits of logits of about one.
+    assert np.abs(logits - expected)[real].max() <= 0.1
+    detection.save_to_preset(str(tmp_path / "preset"))
+    again = DebertaReplacedTokenDetection.from_preset(
+        str(tmp_path / "preset"), dtype=dtype
+    )
+    np.testing.assert_array_equal(again(inputs)["logits"], logits)
+
+
+def test_the_depth_of_a_generator_is_half_where_nothing_tells_it():
+    arguments = {"load_weights": False, "generator": True, "dtype": "float16"}
+    generator = DebertaMaskedLM.from_preset("deberta_v3_xsmall", **arguments)
+    assert generator.backbone.num_layers == 6

@@ -8,6 +8,7 @@ import pytest
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
+from deberta_tf.token_tasks import DebertaEntityScorer, DebertaTokenClassifier
 from deberta_tf.tokenizers import (
     DebertaBytePairTokenizer,
     DebertaSentencePieceTokenizer,
@@ -178,3 +179,29 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path):
     with pytest.raises(ValueError, match="thesis.txt"):
         make_backbone().save_to_huggingface(str(tmp_path))
     assert (tmp_path / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu", "selu"])
+def test_activations_that_differ_there_are_not_written(tmp_path, activation):
+    with pytest.raises(ValueError, match=f"computes the same.*'{activation}'"):
+        make_backbone(activation=activation).save_to_huggingface(str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        lambda: DebertaTokenClassifier(make_backbone(), 3, hidden_layer=True),
+        lambda: DebertaEntityScorer(make_backbone()),
+    ],
+)
+def test_heads_that_hugging_face_has_not_are_named_for_none_of_its_classes(
+    tmp_path, task
+):
+    before = task()
+    with pytest.warns(UserWarning, match="no class with this head"):
+        before.save_to_huggingface(str(tmp_path / "a"))
+    config, _ = read_folder(tmp_path / "a")
+    assert "architectures" not in config
+    after = type(before).from_preset(str(tmp_path / "a"))
+    for old, new in zip(before.weights, after.weights, strict=True):
+        np.testing.assert_array_equal(old, new)

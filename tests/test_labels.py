@@ -122,9 +122,88 @@ def test_labels_that_differ_by_case_alone_are_refused():
 def test_labels_alone_start_the_head_of_an_encoder(tmp_path):
     backbone = make_backbone()
     backbone.save_to_preset(str(tmp_path / "encoder"))
-    classifier = DebertaTextClassifier.from_preset(
-        str(tmp_path / "encoder"), labels=["no", "yes"]
-    )
+    with pytest.warns(UserWarning, match="no head for DebertaTextClassifier"):
+        classifier = DebertaTextClassifier.from_preset(
+            str(tmp_path / "encoder"), labels=["no", "yes"]
+        )
     assert classifier.num_classes == 2
     task = json.dumps(classifier.get_config(), default=str)
     assert '"labels": ["no", "yes"]' in task
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A preset of ours with three named classes."""
+    classifier = DebertaTextClassifier(make_backbone(), labels=OFFICIAL)
+    randomize(classifier)
+    classifier.save_to_preset(str(tmp_path / "own"))
+    return str(tmp_path / "own"), classifier
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_classes": 3},
+        {"num_classes": 3, "labels": OFFICIAL},
+        {"num_classes": 3, "labels": TFDS},
+    ],
+)
+def test_as_many_classes_of_the_same_names_keep_the_head(own, arguments):
+    folder, classifier = own
+    assert_same_logits(
+        DebertaTextClassifier.from_preset(folder, **arguments), classifier
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_classes": 2},
+        {"num_classes": 2, "labels": ["no", "yes"]},
+        {"num_classes": 3, "labels": ["bad", "fair", "good"]},
+    ],
+)
+def test_other_classes_in_a_preset_of_ours_keep_the_pooler(own, arguments):
+    folder, classifier = own
+    with pytest.warns(UserWarning, match="all of it: classifier are fresh") as caught:
+        task = DebertaTextClassifier.from_preset(folder, **arguments)
+    assert len(caught) == 1
+    assert task.labels == arguments.get("labels")
+    assert task(inputs()).shape == (4, arguments["num_classes"])
+    np.testing.assert_array_equal(
+        task.head.pooler.kernel, classifier.head.pooler.kernel
+    )
+    table = task.backbone.token_embedding.embeddings
+    np.testing.assert_array_equal(table, classifier.backbone.token_embedding.embeddings)
+
+
+def test_placeholders_are_names_when_they_are_asked_for(golden, tmp_path):
+    config, tensors = read_folder(golden / "golden/D6_off_heads")
+    unnamed = {str(i): f"LABEL_{i}" for i in range(3)}
+    folder = write_folder(tmp_path / "a", {**config, "id2label": unnamed}, tensors)
+    plain = DebertaTextClassifier.from_preset(folder)(inputs()).numpy()
+    turned = DebertaTextClassifier.from_preset(
+        folder, labels=["LABEL_2", "LABEL_1", "LABEL_0"]
+    )
+    np.testing.assert_allclose(turned(inputs()), plain[:, ::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "names", [["US", "us", "uk"], ["same", "same", "other"]], ids=str
+)
+def test_names_that_tell_no_classes_apart_are_left_out(golden, tmp_path, names):
+    config, tensors = read_folder(golden / "golden/D6_off_heads")
+    id2label = {str(i): name for i, name in enumerate(names)}
+    folder = write_folder(tmp_path / "a", {**config, "id2label": id2label}, tensors)
+    with pytest.warns(UserWarning, match="They go without names"):
+        classifier = DebertaTextClassifier.from_preset(folder)
+    assert classifier.labels is None
+    assert classifier.num_classes == 3
+
+
+def test_several_labels_at_once_are_warned_of(golden, tmp_path):
+    config, tensors = read_folder(golden / "golden/D6_off_heads")
+    config = {**config, "problem_type": "multi_label_classification"}
+    folder = write_folder(tmp_path / "a", config, tensors)
+    with pytest.warns(UserWarning, match="several labels at once"):
+        DebertaTextClassifier.from_preset(folder)

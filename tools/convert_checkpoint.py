@@ -28,6 +28,14 @@ TASKS = {
     "multiple_choice": deberta_tf.DebertaMultipleChoice,
     "entity_scorer": deberta_tf.DebertaEntityScorer,
 }
+# How the names of Hugging Face's classes end.
+_ARCHITECTURES = {
+    "ForMaskedLM": "masked_lm",
+    "ForSequenceClassification": "text_classifier",
+    "ForTokenClassification": "token_classifier",
+    "ForQuestionAnswering": "question_answering",
+    "ForMultipleChoice": "multiple_choice",
+}
 
 
 def main(argv=None):
@@ -65,7 +73,7 @@ def parse(argv):
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
-        help="of the weights written; by default float32, or the dtype of a preset",
+        help="of the weights written; by default float32",
     )
     return parser.parse_args(argv)
 
@@ -89,9 +97,8 @@ def find_task(preset):
     if checkpoint is None:
         return _task_of_preset(preset)
     for architecture in checkpoint.config.get("architectures") or ():
-        for task, kind in TASKS.items():
-            ending = kind.foreign_class
-            if ending != "Model" and architecture.endswith(ending):
+        for ending, task in _ARCHITECTURES.items():
+            if architecture.endswith(ending):
                 return task
     if checkpoint.holds("mask_predictions."):
         return "replaced_token" if folders.has_generator(preset) else "backbone"

@@ -1,5 +1,20 @@
 """`config.json` of Hugging Face and Microsoft, to our arguments and back."""
 
+import warnings
+
+# Hugging Face's activations -> Keras's, where both compute the same.
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "linear": "linear",
+    "mish": "mish",
+    "relu": "relu",
+    "relu6": "relu6",
+    "sigmoid": "sigmoid",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
 # The default of Hugging Face where a config names no labels.
 _UNNAMED = "LABEL_"
 _FIRST_VERSION, _LATER_VERSION = "deberta", "deberta-v2"
@@ -68,13 +83,16 @@ def backbone_arguments(config, first_version):
     if missing:
         raise ValueError(f"The config has no {', '.join(missing)}")
     longest = config.get("max_relative_positions", -1)
+    options = {
+        ours: config.get(theirs, default)
+        for theirs, (ours, default) in _OPTIONS.items()
+    }
+    for name in ("activation", "convolution_activation"):
+        options[name] = read_activation(options[name])
     buckets = 0 if first_version else config.get("position_buckets", 0)
     return {
         **{ours: config[theirs] for theirs, ours in _SIZES.items()},
-        **{
-            ours: config.get(theirs, default)
-            for theirs, (ours, default) in _OPTIONS.items()
-        },
+        **options,
         "max_relative_distance": longest if longest > 0 else None,
         "bucket_size": max(buckets, 0),
         "position_terms": _position_terms(config),
@@ -121,6 +139,8 @@ def foreign_config(arguments):
         "model_type": _FIRST_VERSION if first_version else _LATER_VERSION,
         **{theirs: arguments[ours] for theirs, ours in _SIZES.items()},
         **{theirs: arguments[ours] for theirs, (ours, _) in _OPTIONS.items()},
+        "hidden_act": write_activation(arguments["activation"]),
+        "conv_act": write_activation(arguments["convolution_activation"]),
         "relative_attention": bool(terms),
         "pos_att_type": "|".join(terms) or "none",
         "max_relative_positions": longest or -1,
@@ -159,32 +179,73 @@ def _check_writable(arguments, first_version):
 
 
 def read_labels(config):
-    """Names of the classes in the order of the logits; None where they have none."""
+    """Names of the classes in the order of the logits; None where they have none.
+
+    Names that are no names, since two classes share one or their numbers leave some
+    out, are left unread, with a warning.
+    """
     names = config.get("id2label")
     if not names:
         return None
     names = {int(index): str(name) for index, name in names.items()}
-    if sorted(names) != list(range(len(names))):
-        raise ValueError(f"id2label must number the labels from 0. Received: {names}")
-    labels = [names[index] for index in range(len(names))]
-    unnamed = [f"{_UNNAMED}{index}" for index in range(len(labels))]
-    return None if labels == unnamed else labels
+    labels = [name for _, name in sorted(names.items())]
+    if labels == placeholders(len(labels)):
+        return None
+    distinct = {name.casefold() for name in labels}
+    if sorted(names) != list(range(len(names))) or len(distinct) < len(names):
+        warnings.warn(
+            f"id2label does not name classes 0, 1, 2, ... apart: {names}. They go "
+            "without names",
+            stacklevel=6,
+        )
+        return None
+    return labels
+
+
+def placeholders(num_classes):
+    """Hugging Face's names of classes that have none."""
+    return [f"{_UNNAMED}{index}" for index in range(num_classes)]
 
 
 def label_config(labels, num_classes):
     """The entries of a config that name the classes, in the order of the logits."""
-    labels = labels or [f"{_UNNAMED}{index}" for index in range(num_classes)]
+    labels = labels or placeholders(num_classes)
     return {
         "id2label": {str(index): name for index, name in enumerate(labels)},
         "label2id": {name: index for index, name in enumerate(labels)},
     }
 
 
+def read_activation(name):
+    """Keras's name of an activation of theirs.
+
+    Raises:
+        ValueError: if Keras has none that computes the same.
+    """
+    if name not in _ACTIVATIONS:
+        raise ValueError(
+            f"An activation must be one of {', '.join(_ACTIVATIONS)}. Received: "
+            f"{name!r}"
+        )
+    return _ACTIVATIONS[name]
+
+
+def write_activation(activation):
+    """Their name of one of Keras's activations, given by name."""
+    if activation not in _ACTIVATIONS.values():
+        known = ", ".join(sorted({*_ACTIVATIONS.values()}))
+        raise ValueError(
+            "Hugging Face has no activation that computes the same; these it has: "
+            f"{known}. Received: {activation!r}"
+        )
+    return activation
+
+
 def read_pooler(config):
     """Arguments of the classifiers that say how they pool (SPEC 2.4)."""
     pooling = config.get("pooling", {})
     return {
-        "pooler_activation": (
+        "pooler_activation": read_activation(
             config.get("pooler_hidden_act")
             or pooling.get("hidden_act")
             or config.get("hidden_act", "gelu")

@@ -85,10 +85,12 @@ def open_checkpoint(preset, load_weights=True, generator=False):
     """
     if preset in PUBLISHED_SIZES:
         if not load_weights:
-            return Checkpoint(None, {}, PUBLISHED_SIZES[preset], {})
+            return _geometry(preset, generator)
         preset = published_handle(preset)
     config = read_config(preset)
     if keras_hub_presets.is_keras_hub(config):
+        if generator:
+            raise ValueError(f"{preset!r} is KerasHub's: it holds no generator")
         hub = keras_hub_presets.read_preset(preset, load_weights)
         return Checkpoint(preset, {}, *hub)
     if "registered_name" in config:
@@ -110,6 +112,30 @@ def open_checkpoint(preset, load_weights=True, generator=False):
 
 def _suffix(generator):
     return f".{GENERATOR}" if generator else ""
+
+
+def _geometry(name, generator):
+    arguments = PUBLISHED_SIZES[name]
+    if generator:
+        arguments = {
+            **arguments,
+            "num_layers": generator_depth(arguments["num_layers"]),
+        }
+    return Checkpoint(None, {}, arguments, {})
+
+
+def generator_depth(num_layers):
+    """Blocks of the generator of a discriminator: half of them (SPEC 4.1)."""
+    return max(1, num_layers // 2)
+
+
+def is_ours(preset):
+    """Whether a folder or handle holds a preset that `save_to_preset` wrote."""
+    if preset in PUBLISHED_SIZES:
+        return False
+    config = read_config(preset)
+    is_hub = keras_hub_presets.is_keras_hub(config)
+    return "registered_name" in config and not is_hub
 
 
 def has_generator(preset):
@@ -229,7 +255,7 @@ def _take_role(config, tensors, role):
     }
     if tensors and not own:
         raise ValueError(f"The checkpoint has no tensors of its {role}")
-    sharing = {"embedding_sharing": config.get("embedding_sharing", "gdes")}
+    sharing = {k: v for k, v in config.items() if k == "embedding_sharing"}
     return {**sharing, **config[role]}, own
 
 
@@ -239,4 +265,5 @@ def _generator_config(preset, config, tensors):
     if path is not None:
         return files.read_json(path)
     blocks = {name.partition("encoder.layer.")[2].partition(".")[0] for name in tensors}
-    return {**config, "num_hidden_layers": len(blocks - {""})}
+    depth = len(blocks - {""}) or generator_depth(config["num_hidden_layers"])
+    return {**config, "num_hidden_layers": depth}

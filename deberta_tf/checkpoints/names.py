@@ -119,11 +119,19 @@ def their_name(path):
     Raises:
         ValueError: if the table has no such variable.
     """
-    path = path.replace(_DECODER_POSITIONS, "embeddings/position_embedding/")
+    path = own_path(path).replace(_DECODER_POSITIONS, "embeddings/position_embedding/")
     pattern, index = _take_index(path, r"(/block_)(\d+)(/)")
     if pattern not in TABLE:
         raise ValueError(f"No name in Hugging Face's layout for the variable {path!r}")
     return TABLE[pattern].replace("{i}", index)
+
+
+def own_path(path):
+    """A variable's path without the scopes that a model was built in."""
+    match = re.search(
+        r"(?:^|/)((?:embeddings|encoder|head|replaced_token_head)/.*)", path
+    )
+    return match[1] if match else path
 
 
 def our_path(name):

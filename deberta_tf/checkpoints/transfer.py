@@ -115,7 +115,7 @@ def numpy_dtype(name):
 
 
 def _in_head(path):
-    return not path.startswith(("embeddings/", "encoder/"))
+    return not names.own_path(path).startswith(("embeddings/", "encoder/"))
 
 
 def _check(pairs, tensors):

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import warnings
 
 import numpy as np
 import safetensors.numpy
@@ -26,21 +27,25 @@ class Model:
         arguments: dict, all arguments of the `DebertaBackbone`.
         tensors: dict of `StoredTensor` by standard names.
         entries: dict, of the config besides those of the encoder.
-        foreign_class: str, how the name of Hugging Face's class ends, as "ForMaskedLM".
+        foreign_class: str, how the name of Hugging Face's class ends, as "ForMaskedLM";
+            None: it has no such head, and only Microsoft's layout is written.
     """
 
     arguments: dict
     tensors: dict
     entries: dict
-    foreign_class: str
+    foreign_class: str | None
 
     def config(self):
         """What `config.json` is to hold."""
         config = configs.foreign_config(self.arguments)
         stem = "DebertaV2" if "position_buckets" in config else "Deberta"
         dtypes = {tensor.dtype.name for tensor in self.tensors.values()}
+        architecture = {}
+        if self.foreign_class is not None:
+            architecture = {"architectures": [stem + self.foreign_class]}
         return {
-            "architectures": [stem + self.foreign_class],
+            **architecture,
             **config,
             **self.entries,
             "dtype": dtypes.pop() if len(dtypes) == 1 else "float32",
@@ -70,6 +75,12 @@ def write_folder(directory, models, max_shard_size, tokenizer=None):
             part of such a folder.
     """
     told = {name: model.config() for name, model in models.items()}
+    if models[""].foreign_class is None:
+        warnings.warn(
+            "Hugging Face's library has no class with this head: it reads the encoder "
+            "of the folder alone",
+            stacklevel=3,
+        )
     files.check_replaceable(directory, FOLDER_FILES.fullmatch)
     with files.atomic_directory(directory) as temporary:
         for name, model in models.items():
