@@ -13,6 +13,11 @@ from deberta_tf.tasks import DebertaTextClassifier
 from tests.foreign_folders import read_folder, write_folder
 from tests.test_golden import FORMS, TOLERANCE, masked_positions
 
+# A discriminator's head has no class there.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Hugging Face's library has no class with this head:UserWarning"
+)
+
 # Ours -> official.
 SHARINGS = {"gdes": "gdes", "es": "es", "nes": "none"}
 POSITIONS = "deberta.embeddings.position_embeddings."

@@ -48,7 +48,8 @@ def hub(tmp_path, monkeypatch, sentencepiece_proto):
 
 
 @pytest.mark.filterwarnings(
-    "ignore:The checkpoint has no head for DebertaTextClassifier"
+    "ignore:The preset has no head for DebertaTextClassifier:UserWarning",
+    "ignore:Hugging Face's library has no class with this head:UserWarning",
 )
 def test_a_checkpoint_is_brought_tuned_and_taken_back(hub, capsys):
     load, fill = blocks("Bring your checkpoint")
