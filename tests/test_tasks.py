@@ -119,6 +119,7 @@ def test_a_keras_file_comes_back_whole(tmp_path, preprocessor):
     )
 
 
+@pytest.mark.filterwarnings("ignore:The preset has no head for:UserWarning")
 def test_a_pretrained_backbone_gets_a_fresh_head(tmp_path, preprocessor):
     pretrained = DebertaMaskedLM(
         make_backbone(), DebertaMaskedLMPreprocessor(preprocessor.tokenizer, 24)

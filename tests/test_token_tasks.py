@@ -96,6 +96,9 @@ def test_a_loss_of_ones_own_trains_it(name):
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Hugging Face's library has no class with this head:UserWarning"
+)
 def test_the_order_of_tags_is_that_of_their_names(tmp_path):
     task = make_task("token")
     task.save_to_huggingface(str(tmp_path / "hf"))
