@@ -17,7 +17,7 @@ INPUT_NAMES = ("token_ids", "padding_mask", "segment_ids")
 
 
 @keras.saving.register_keras_serializable("deberta_tf")
-class DebertaBackbone(keras_hub.models.Backbone):
+class DebertaBackbone(writer.HuggingFaceSaving, keras_hub.models.Backbone):
     """DeBERTa encoder: embeddings, then blocks of disentangled attention.
 
     The defaults make a v3 model. v1: `bucket_size=0,
@@ -225,25 +225,10 @@ class DebertaBackbone(keras_hub.models.Backbone):
             transfer.assign(backbone.weights, checkpoint.tensors)
         return backbone
 
-    def save_to_huggingface(
-        self, directory, dtype=None, max_shard_size=2, tokenizer=None
-    ):
-        """Writes a folder that Hugging Face's `AutoModel` loads.
-
-        Args:
-            directory: str. The folder; an earlier one is replaced.
-            dtype: str. Of the tensors: "float32", "float16", "bfloat16"; None: that
-                of the variables.
-            max_shard_size: float, in GB. What is larger goes to several files.
-            tokenizer: of ours, to write beside it, or None.
-
-        Raises:
-            ValueError: if Hugging Face has no such model, or the folder holds what is
-                no part of such a folder: it would be lost.
-        """
+    def foreign_models(self, dtype):
+        """What a Hugging Face folder of it holds, see `writer.write_folder`."""
         tensors = transfer.stored_tensors(self.weights, dtype)
-        model = writer.Model(self.get_config(), tensors, {}, self.foreign_class)
-        writer.write_folder(directory, {"": model}, max_shard_size, tokenizer)
+        return {"": writer.Model(self.get_config(), tensors, {}, self.foreign_class)}
 
     def save_to_keras_hub(self, directory, tokenizer=None):
         """Writes a preset of KerasHub's `DebertaV3Backbone` (v3 only).

@@ -17,7 +17,7 @@ from deberta_tf.tokenizer_folders import has_tokenizer, warn_of_unread_tokenizer
 from deberta_tf.tokenizers import DebertaTokenizer
 
 
-class DebertaTask(StrategyFit):
+class DebertaTask(StrategyFit, writer.HuggingFaceSaving):
     """Base of the tasks: backbone, then `head(states, inputs)`.
 
     It stands before KerasHub's own class of the task, as in `class
@@ -228,29 +228,8 @@ class DebertaTask(StrategyFit):
         """What the config of a Hugging Face folder tells of the head."""
         return {}
 
-    def save_to_huggingface(
-        self, directory, dtype=None, max_shard_size=2, tokenizer=None
-    ):
-        """Writes a folder that Hugging Face's class of the task loads.
-
-        Args:
-            directory: str. The folder; an earlier one is replaced.
-            dtype: str. Of the tensors: "float32", "float16", "bfloat16"; None: that
-                of the variables.
-            max_shard_size: float, in GB. What is larger goes to several files.
-            tokenizer: to write beside it; None: that of the preprocessor, if any.
-
-        Raises:
-            ValueError: if Hugging Face has no such model, or the folder holds what is
-                no part of such a folder: it would be lost.
-        """
-        if tokenizer is None and self.preprocessor is not None:
-            tokenizer = self.preprocessor.tokenizer
-        models = self.foreign_models(dtype)
-        writer.write_folder(directory, models, max_shard_size, tokenizer)
-
     def foreign_models(self, dtype):
-        """The models that a Hugging Face folder of the task holds, by name."""
+        """What a Hugging Face folder of it holds, see `writer.write_folder`."""
         tensors = transfer.stored_tensors(self.own_weights, dtype)
         arguments = self.backbone.get_config()
         entries, ending = self.foreign_entries(), self.foreign_class

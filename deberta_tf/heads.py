@@ -92,6 +92,17 @@ class EnhancedMaskDecoder(keras.layers.Layer):
         }
 
 
+def make_dense(units, name, policy, activation=None):
+    """A dense layer with the initial weights of SPEC 2.5."""
+    return keras.layers.Dense(
+        units,
+        activation=activation,
+        kernel_initializer=table_initializer(),
+        dtype=policy,
+        name=name,
+    )
+
+
 class MaskedLMHead(keras.layers.Layer):
     """Logits over the vocabulary, tied to the token table.
 
@@ -132,12 +143,8 @@ class MaskedLMHead(keras.layers.Layer):
                 dtype=self.dtype_policy,
                 name="decoder",
             )
-        self.dense = keras.layers.Dense(
-            backbone.embedding_dim,
-            activation=backbone.activation,
-            kernel_initializer=table_initializer(),
-            dtype=self.dtype_policy,
-            name="dense",
+        self.dense = make_dense(
+            backbone.embedding_dim, "dense", self.dtype_policy, backbone.activation
         )
         self.layer_norm = keras.layers.LayerNormalization(
             epsilon=backbone.layer_norm_epsilon,

@@ -7,19 +7,8 @@ of the model. Einsum letters: `b` batch, `l` position, `e` entity, `h` hidden.
 import keras
 import tensorflow as tf
 
-from deberta_tf.embeddings import table_initializer
+from deberta_tf.heads import make_dense
 from deberta_tf.relative_position import dimensions
-
-
-def make_dense(units, name, policy, activation=None):
-    """A dense layer with the initial weights of SPEC 2.5."""
-    return keras.layers.Dense(
-        units,
-        activation=activation,
-        kernel_initializer=table_initializer(),
-        dtype=policy,
-        name=name,
-    )
 
 
 def make_dropout(rate, name, policy):

@@ -129,6 +129,14 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_listed(v3, tmp_path):
         assert problem in str(error.value)
 
 
+def test_an_unexpected_tensor_tells_what_the_model_lacks(v3, tmp_path):
+    config, tensors = read_folder(v3)
+    tensors["deberta.encoder.conv.LayerNorm.bias"] = np.ones(32, "float32")
+    folder = write_folder(tmp_path, config, tensors)
+    with pytest.raises(ValueError, match="with encoder/convolution/layer_norm/beta"):
+        DebertaBackbone.from_preset(folder)
+
+
 def test_nothing_is_set_when_something_does_not_fit(v3, tmp_path):
     config, tensors = read_folder(v3)
     backbone = DebertaBackbone.from_preset(str(v3))
@@ -318,7 +326,8 @@ def test_a_head_that_a_preset_of_ours_lacks_is_fresh_with_a_warning(v3, tmp_path
     folder = str(tmp_path / "encoder")
     DebertaBackbone.from_preset(str(v3)).save_to_preset(folder)
     with pytest.warns(UserWarning, match="no head for DebertaMaskedLM.*all are fresh"):
-        DebertaMaskedLM.from_preset(folder)
+        masked_lm = DebertaMaskedLM.from_preset(folder)
+    assert_same_weights(masked_lm.backbone, DebertaBackbone.from_preset(str(v3)))
 
 
 def test_a_second_copy_of_the_token_table_must_be_the_same(golden, tmp_path):

@@ -3,6 +3,7 @@ import re
 import keras_hub
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import deberta_tf
 from tests.foreign_folders import read_folder, with_head, write_folder
@@ -130,3 +131,19 @@ def test_what_a_folder_holds_is_told_by_its_config(tmp_path, task):
 def test_mistakes_are_told_before_any_work(arguments, message):
     with pytest.raises(ValueError, match=message):
         convert_checkpoint.main(arguments)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Hugging Face's library has no class with this head:UserWarning"
+)
+def test_generator_and_discriminator_go_there_and_back(golden, tmp_path):
+    source = golden / "golden/D5_off_rtd"
+    preset = convert(source, "preset", tmp_path / "preset")
+    back = convert(preset, "huggingface", tmp_path / "back")
+    assert find_task(str(back)) == "replaced_token"
+    before = read_folder(source)[1]
+    for role, file in (("discriminator", "model"), ("generator", "model.generator")):
+        after = safetensors.numpy.load_file(back / f"{file}.safetensors")
+        assert len(after) > 20
+        for name, value in after.items():
+            assert value.tobytes() == before[f"{role}.{name}"].tobytes(), name

@@ -206,4 +206,6 @@ def test_several_labels_at_once_are_warned_of(golden, tmp_path):
     config = {**config, "problem_type": "multi_label_classification"}
     folder = write_folder(tmp_path / "a", config, tensors)
     with pytest.warns(UserWarning, match="several labels at once"):
-        DebertaTextClassifier.from_preset(folder)
+        classifier = DebertaTextClassifier.from_preset(folder)
+    plain = DebertaTextClassifier.from_preset(str(golden / "golden/D6_off_heads"))
+    np.testing.assert_array_equal(classifier(inputs()), plain(inputs()))

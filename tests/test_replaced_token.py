@@ -246,14 +246,14 @@ def test_a_generator_that_was_trained_before_leaves_its_optimizer_behind(tmp_pat
     assert generator.optimizer.built
 
 
-@pytest.mark.filterwarnings("ignore:The preset has no head for:UserWarning")
 @pytest.mark.parametrize("embedding_sharing", EMBEDDING_SHARINGS)
 def test_other_tasks_start_from_the_discriminator(tmp_path, embedding_sharing):
     detection, inputs = make_detection(embedding_sharing), make_inputs()
     detection.save_to_preset(str(tmp_path / "preset"))
-    classifier = DebertaTextClassifier.from_preset(
-        str(tmp_path / "preset"), num_classes=2
-    )
+    with pytest.warns(UserWarning, match="no head for DebertaTextClassifier"):
+        classifier = DebertaTextClassifier.from_preset(
+            str(tmp_path / "preset"), num_classes=2
+        )
     table = classifier.backbone.token_embedding
     np.testing.assert_array_equal(table.embeddings, table_by_hand(detection))
     assert table.trainable

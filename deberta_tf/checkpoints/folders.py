@@ -1,4 +1,4 @@
-"""Folders of Hugging Face and Microsoft, read tensor by tensor, and written so."""
+"""Folders and handles of Hugging Face and Microsoft, opened to be read."""
 
 import dataclasses
 import os
@@ -6,7 +6,6 @@ import os
 import ml_dtypes
 import numpy as np
 import safetensors
-import safetensors.numpy
 from keras_hub.src.utils import preset_utils
 
 from deberta_tf import files
@@ -15,7 +14,6 @@ from deberta_tf.published import PUBLISHED_SIZES, published_handle
 from deberta_tf.torch_files import StoredTensor, read_torch_file
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 GENERATOR = "generator"
 # Where the weights may be, in the order of preference; {} is "" or ".generator".
 _WEIGHTS = (

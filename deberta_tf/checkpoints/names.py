@@ -87,7 +87,6 @@ HEAD_PARTS = (
 # entry of v1-large-mnli that is no tensor.
 IGNORABLE = (
     "cls.predictions.decoder.",
-    "lm_predictions.lm_head.decoder.",
     "embeddings.position_ids",
     "embeddings.position_embeddings.",
     "embeddings.word_embeddings._weight",
@@ -135,15 +134,10 @@ def own_path(path):
 
 
 def our_path(name):
-    """The path of the variable of ours with that standard name.
-
-    Raises:
-        ValueError: if the table has no such name.
-    """
+    """The path of the variable of ours with that standard name; None: no such one."""
     pattern, index = _take_index(name, r"(encoder\.layer\.)(\d+)(\.)")
-    if pattern not in _INVERSE:
-        raise ValueError(f"No variable for the tensor {name!r}")
-    return _INVERSE[pattern].replace("{i}", index)
+    path = _INVERSE.get(pattern)
+    return path and path.replace("{i}", index)
 
 
 def _take_index(text, expression):

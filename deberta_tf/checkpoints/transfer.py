@@ -129,15 +129,22 @@ def _check(pairs, tensors):
         elif tensors[name].shape != shape:
             problems.append(f"{name} is {tensors[name].shape}, the model has {shape}")
     read = {name for name, _ in pairs}
+    ignorable = _ignorable(read)
     problems += [
-        f"unexpected {name} {tensor.shape}"
+        f"unexpected {name} {tensor.shape}{_place(name)}"
         for name, tensor in tensors.items()
-        if name not in read and not name.startswith(_ignorable(read))
+        if name not in read and not name.startswith(ignorable)
     ]
     if problems:
         more = len(problems) - _LISTED
         listed = problems[:_LISTED] + ([f"and {more} more"] if more > 0 else [])
         raise ValueError("The tensors do not fit the model: " + "; ".join(listed))
+
+
+def _place(name):
+    """Where a model with that tensor keeps it, to tell what this one lacks."""
+    path = names.our_path(name)
+    return "" if path is None else f" (of a model with {path})"
 
 
 def _hint(name, tensors):

@@ -36,10 +36,14 @@ class Model:
     entries: dict
     foreign_class: str | None
 
+    @property
+    def first_version(self):
+        return not self.arguments["key_bias"]
+
     def config(self):
         """What `config.json` is to hold."""
         config = configs.foreign_config(self.arguments)
-        stem = "DebertaV2" if "position_buckets" in config else "Deberta"
+        stem = "Deberta" if self.first_version else "DebertaV2"
         dtypes = {tensor.dtype.name for tensor in self.tensors.values()}
         architecture = {}
         if self.foreign_class is not None:
@@ -56,9 +60,35 @@ class Model:
         return names.spelled_tensors(
             self.tensors,
             self.arguments["num_heads"],
-            first_version="position_buckets" not in self.config(),
+            first_version=self.first_version,
             legacy_head=self.entries.get("legacy", False),
         )
+
+
+class HuggingFaceSaving:
+    """Mixin of what goes out to Hugging Face by its `foreign_models(dtype)`."""
+
+    def save_to_huggingface(
+        self, directory, dtype=None, max_shard_size=2, tokenizer=None
+    ):
+        """Writes a folder that Hugging Face's class of this model loads.
+
+        Args:
+            directory: str. The folder; an earlier one is replaced.
+            dtype: str. Of the tensors: "float32", "float16", "bfloat16"; None: that
+                of the variables.
+            max_shard_size: float, in GB. What is larger goes to several files.
+            tokenizer: to write beside it; None: that of the preprocessor, if any.
+
+        Raises:
+            ValueError: if Hugging Face has no such model, or the folder holds what is
+                no part of such a folder: it would be lost.
+        """
+        preprocessor = getattr(self, "preprocessor", None)
+        if tokenizer is None and preprocessor is not None:
+            tokenizer = preprocessor.tokenizer
+        models = self.foreign_models(dtype)
+        write_folder(directory, models, max_shard_size, tokenizer)
 
 
 def write_folder(directory, models, max_shard_size, tokenizer=None):
@@ -137,8 +167,8 @@ def _size(tensor):
     return int(np.prod(tensor.shape)) * tensor.dtype.itemsize
 
 
-def _write_shard(directory, file, tensors, names):
-    values = {name: np.ascontiguousarray(tensors[name].read()) for name in names}
+def _write_shard(directory, file, tensors, shard):
+    values = {name: np.ascontiguousarray(tensors[name].read()) for name in shard}
     # Hugging Face's loader refuses a file that does not tell its framework.
     safetensors.numpy.save_file(
         values, os.path.join(directory, file), metadata={"format": "pt"}
