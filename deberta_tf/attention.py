@@ -8,6 +8,7 @@ score matrix).
 import keras
 import tensorflow as tf
 
+from deberta_tf.dropout import Dropout
 from deberta_tf.relative_position import (
     RelativePositions,
     dimensions,
@@ -213,7 +214,7 @@ class DisentangledSelfAttention(keras.layers.Layer):
         return dense
 
     def _make_dropout(self, rate, name):
-        return keras.layers.Dropout(rate, dtype=self.dtype_policy, name=name)
+        return Dropout(rate, dtype=self.dtype_policy, name=name)
 
     def compute_output_spec(
         self, query, memory=None, *args, return_attention_scores=False, **kwargs

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from deberta_tf.dropout import Dropout
 from deberta_tf.relative_position import dimensions
 
 
@@ -75,9 +76,7 @@ class DebertaEmbeddings(keras.layers.Layer):
         self.layer_norm = keras.layers.LayerNormalization(
             epsilon=layer_norm_epsilon, dtype=self.dtype_policy, name="layer_norm"
         )
-        self.dropout = keras.layers.Dropout(
-            dropout, dtype=self.dtype_policy, name="dropout"
-        )
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 
     def build(self, inputs_shape):
         for table in (

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from deberta_tf.attention import DisentangledSelfAttention
+from deberta_tf.dropout import Dropout
 from deberta_tf.embeddings import table_initializer, token_mask
 from deberta_tf.relative_position import RelativePositions, select_rows
 
@@ -96,7 +97,7 @@ class DebertaEncoderBlock(keras.layers.Layer):
         return dense
 
     def _make_dropout(self, rate, name):
-        return keras.layers.Dropout(rate, dtype=self.dtype_policy, name=name)
+        return Dropout(rate, dtype=self.dtype_policy, name=name)
 
     def _make_norm(self, epsilon, name):
         return keras.layers.LayerNormalization(
@@ -155,9 +156,7 @@ class NgramConvolution(keras.layers.Layer):
         self.kernel_size = kernel_size
         self.groups = groups
         self.activation = keras.activations.get(activation)
-        self.dropout = keras.layers.Dropout(
-            dropout, dtype=self.dtype_policy, name="dropout"
-        )
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
         self.layer_norm = keras.layers.LayerNormalization(
             epsilon=layer_norm_epsilon, dtype=self.dtype_policy, name="layer_norm"
         )

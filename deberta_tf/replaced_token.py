@@ -12,7 +12,9 @@ import tensorflow as tf
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.base_task import DebertaTask
 from deberta_tf.checkpoints import folders
+from deberta_tf.dropout import ReplicaSeedGenerator
 from deberta_tf.masked_lm import DebertaMaskedLM
+from deberta_tf.replaced_token_training import ReplacedTokenTraining, replace_tokens
 from deberta_tf.task_heads import ReplacedTokenHead
 from deberta_tf.torch_files import StoredTensor
 
@@ -69,7 +71,9 @@ class SharedEmbeddings(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("deberta_tf")
-class DebertaReplacedTokenDetection(DebertaTask, keras_hub.models.Task):
+class DebertaReplacedTokenDetection(
+    ReplacedTokenTraining, DebertaTask, keras_hub.models.Task
+):
     """Generator and discriminator of replaced tokens, as DeBERTa v3 is pretrained.
 
     Inputs are those of the backbone, [MASK] tokens among them; `mask_positions` int
@@ -84,7 +88,9 @@ class DebertaReplacedTokenDetection(DebertaTask, keras_hub.models.Task):
             generator, which learns from the generator's loss alone, plus a delta,
             which learns from the discriminator's; "es": that of the generator, which
             learns from both; "nes": its own.
-        preprocessor: None; ids only.
+        num_tokens: int. The generator draws ids below it, those that tokens have: a
+            published table has more rows than the vocabulary. None: all rows.
+        preprocessor: None; ids only. It may give the tokenizer to save.
 
     Returns:
         dict of `generator_logits`, float32 (b, p, vocabulary_size); `token_ids`, int32
@@ -109,10 +115,19 @@ class DebertaReplacedTokenDetection(DebertaTask, keras_hub.models.Task):
         backbone,
         generator,
         embedding_sharing="gdes",
+        num_tokens=None,
         preprocessor=None,
         **kwargs,
     ):
         _check_pair(backbone, generator, embedding_sharing)
+        rows = backbone.vocabulary_size
+        self.num_tokens = rows if num_tokens is None else num_tokens
+        if not 0 < self.num_tokens <= rows:
+            raise ValueError(
+                f"num_tokens must be in [1, {rows}], the rows of the token table. "
+                f"Received: {num_tokens}"
+            )
+        self.sampling_seed = ReplicaSeedGenerator()
         self.generator = generator
         self.embedding_sharing = embedding_sharing
         self.shared_embeddings = SharedEmbeddings(
@@ -236,6 +251,7 @@ class DebertaReplacedTokenDetection(DebertaTask, keras_hub.models.Task):
             **super().get_config(),
             "generator": generator,
             "embedding_sharing": self.embedding_sharing,
+            "num_tokens": self.num_tokens,
         }
 
     @classmethod
@@ -248,30 +264,6 @@ class DebertaReplacedTokenDetection(DebertaTask, keras_hub.models.Task):
         if isinstance(config["generator"], dict):
             config["generator"] = _revive(config["generator"], config["backbone"])
         return super().from_config(config)
-
-
-def replace_tokens(token_ids, positions, replaced_ids):
-    """Puts tokens at some positions of each row.
-
-    Args:
-        token_ids: int (b, l).
-        positions: int (b, p); 0, where [CLS] stands, is an unused entry.
-        replaced_ids: int (b, p), the tokens to put there.
-
-    Returns:
-        int32 (b, l).
-    """
-    ops = keras.ops
-    token_ids, positions, replaced_ids = (
-        ops.cast(ids, "int32") for ids in (token_ids, positions, replaced_ids)
-    )
-    # A comparison, not a scatter: TPU scatters row by row. The running sum counts
-    # columns where their number is not known yet.
-    columns = ops.cumsum(ops.ones_like(token_ids), axis=1) - 1
-    hits = ops.equal(ops.expand_dims(positions, 2), ops.expand_dims(columns, 1))
-    hits = ops.logical_and(hits, ops.expand_dims(positions > 0, 2))  # (b, p, l)
-    placed = ops.max(ops.where(hits, ops.expand_dims(replaced_ids, 2), -1), axis=1)
-    return ops.where(placed < 0, token_ids, placed)
 
 
 def _load_generator(checkpoint, dtype):

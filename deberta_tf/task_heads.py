@@ -7,12 +7,13 @@ of the model. Einsum letters: `b` batch, `l` position, `e` entity, `h` hidden.
 import keras
 import tensorflow as tf
 
+from deberta_tf.dropout import Dropout
 from deberta_tf.heads import make_dense
 from deberta_tf.relative_position import dimensions
 
 
 def make_dropout(rate, name, policy):
-    return keras.layers.Dropout(rate, dtype=policy, name=name)
+    return Dropout(rate, dtype=policy, name=name)
 
 
 @keras.saving.register_keras_serializable("deberta_tf")

@@ -23,6 +23,11 @@ from tests.small_models import train_sentencepiece
 
 tf.config.threading.set_intra_op_parallelism_threads(2)
 tf.config.threading.set_inter_op_parallelism_threads(2)
+# Four devices, for strategies; what names none runs on the first.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 4,
+)
 
 
 @pytest.fixture(autouse=True)

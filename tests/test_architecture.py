@@ -24,6 +24,8 @@ LEVELS = [
         "masking",
         "metrics",
         "optimization",
+        "updates",
+        "dropout",
     },
     {"tokenizer_folders", "tokenizers", "rows"},
     {"relative_position", "checkpoints", "distribution", "serving"},
@@ -37,6 +39,7 @@ LEVELS = [
         "tasks",
         "token_tasks",
         "replaced_token",
+        "replaced_token_training",
     },
 ]
 # KerasHub asks the hub where a preset is a handle.
