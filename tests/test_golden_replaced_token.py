@@ -2,13 +2,16 @@
 
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
 
+from deberta_tf.checkpoints import names
 from deberta_tf.masked_lm import DebertaMaskedLM
 from deberta_tf.replaced_token import DebertaReplacedTokenDetection
+from deberta_tf.replaced_token_training import discriminator_loss, generator_loss
 from deberta_tf.tasks import DebertaTextClassifier
 from tests.foreign_folders import read_folder, write_folder
 from tests.test_golden import FORMS, TOLERANCE, masked_positions
@@ -251,3 +254,91 @@ def test_the_depth_of_a_generator_is_half_where_nothing_tells_it():
     arguments = {"load_weights": False, "generator": True, "dtype": "float16"}
     generator = DebertaMaskedLM.from_preset("deberta_v3_xsmall", **arguments)
     assert generator.backbone.num_layers == 6
+
+
+def training_batch(folder):
+    """What `fit` takes, and the tokens that the official run drew."""
+    inputs, counts, _ = batch(folder)
+    labels = np.load(folder / "inputs.npz")["labels"]
+    positions = inputs["mask_positions"].numpy()
+    mask_ids = np.take_along_axis(labels, positions, 1) * counts
+    drawn = inputs.pop("replaced_ids")
+    data = (inputs, tf.constant(mask_ids, "int32"), tf.constant(counts, "float32"))
+    return data, drawn
+
+
+def losses(detection, data, drawn):
+    """(generator's, discriminator's), each a mean."""
+    total, count = generator_loss(data, detection.generate(data, training=True))
+    errors, tokens = discriminator_loss(*detection.detect(data, drawn, training=True))
+    return total / count, errors / tokens
+
+
+def official_names(detection):
+    """The official name of each trainable variable, by its id."""
+    found = {}
+    own = [*detection.backbone.trainable_variables, *detection.head.weights]
+    for role, variables in (
+        ("generator", detection.generator.trainable_variables),
+        ("discriminator", own),
+    ):
+        for variable in variables:
+            found[id(variable)] = f"{role}.{names.their_name(variable.path)}"
+    for variable in detection.shared_embeddings.trainable_variables:
+        if "embedding_delta" in variable.path:
+            found[id(variable)] = f"discriminator.{DELTA}".replace(".deberta.", ".")
+    return found
+
+
+@pytest.fixture
+def without_dropout(monkeypatch):
+    monkeypatch.setattr("deberta_tf.dropout.Dropout.call", lambda _, x, **kwargs: x)
+
+
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_losses_and_their_gradients_agree(official, sharing, without_dropout):
+    outputs, theirs = np.load(official / "outputs.npz"), SHARINGS[sharing]
+    detection = load(official, sharing)
+    data, drawn = training_batch(official)
+    with tf.GradientTape(persistent=True) as tape:
+        found = dict(zip(("mlm", "rtd"), losses(detection, data, drawn), strict=True))
+        found["total"] = found["mlm"] + 10.0 * found["rtd"]
+    variables = detection.trainable_variables
+    official_name = official_names(detection)
+    for kind, loss in found.items():
+        expected = outputs[f"{theirs}.{kind}_loss"]
+        np.testing.assert_allclose(loss, expected, atol=TOLERANCE, rtol=1e-5)
+        norms = outputs[f"{theirs}.grad_{kind}.norms"]
+        keys = [str(name) for name in outputs[f"{theirs}.grad_{kind}.names"]]
+        keys = [name.replace(".deberta.", ".") for name in keys]
+        expected = dict(zip(keys, norms, strict=True))
+        gradients = tape.gradient(loss, [v.value for v in variables])
+        for variable, gradient in zip(variables, gradients, strict=True):
+            name = official_name[id(variable)]
+            norm = 0.0
+            if gradient is not None:
+                norm = np.linalg.norm(tf.convert_to_tensor(gradient))
+            wanted = expected.pop(name)
+            assert (norm > 0) == (wanted > 0) or max(norm, wanted) < 1e-6, name
+            np.testing.assert_allclose(norm, wanted, atol=1e-5, rtol=1e-4, err_msg=name)
+        # What is no parameter here gets no gradient there.
+        assert {name for name, norm in expected.items() if norm > 0} == set()
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_step_reports_the_official_losses(official, jit_compile, without_dropout):
+    detection = load(official, "gdes")
+    data, drawn = training_batch(official)
+    still = [keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0)]
+    detection.compile(*still, discriminator_weight=10.0, jit_compile=jit_compile)
+    detection.sample = lambda logits, seed: drawn
+    history = detection.fit(tf.data.Dataset.from_tensors(data), verbose=0).history
+    outputs = np.load(official / "outputs.npz")
+    expected = {
+        "generator_loss": outputs["gdes.mlm_loss"],
+        "discriminator_loss": outputs["gdes.rtd_loss"],
+        "loss": outputs["gdes.total_loss"],
+        "replaced_rate": outputs["gdes.rtd_labels"].mean(),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(history[name][0], value, atol=TOLERANCE, rtol=1e-5)
