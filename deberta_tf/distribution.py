@@ -120,6 +120,12 @@ class StrategyFit:
             self.check_batch_size(_batch_size(x))
         return super().fit(x, *args, **kwargs)
 
+    def evaluate(self, x=None, *args, **kwargs):
+        """`keras.Model.evaluate`; it takes distributed datasets too."""
+        if isinstance(x, tf.distribute.DistributedDataset):
+            return keras.Model.evaluate(self, x, *args, **kwargs)
+        return super().evaluate(x, *args, **kwargs)
+
     def check_batch_size(self, batch_size):
         """Refuses a global batch that can't be divided.
 

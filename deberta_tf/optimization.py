@@ -62,7 +62,14 @@ class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def adamw(learning_rate, weight_decay=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-6):
+def adamw(
+    learning_rate,
+    weight_decay=0.01,
+    beta_1=0.9,
+    beta_2=0.999,
+    epsilon=1e-6,
+    average_decay=None,
+):
     """AdamW that decays neither biases nor layer norms; tables are decayed.
 
     Keras corrects the bias of the moments, the official optimizer does not: its
@@ -74,6 +81,8 @@ def adamw(learning_rate, weight_decay=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e
         learning_rate: float or Keras schedule.
         weight_decay: float, times the learning rate, as in decoupled decay.
         beta_1, beta_2, epsilon: floats of Adam.
+        average_decay: float. Decay a step of the moving average of the weights that
+            Keras keeps (`use_ema`); None: it keeps none.
 
     Returns:
         `keras.optimizers.AdamW`.
@@ -86,6 +95,8 @@ def adamw(learning_rate, weight_decay=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e
         beta_1=beta_1,
         beta_2=beta_2,
         epsilon=epsilon,
+        use_ema=average_decay is not None,
+        ema_momentum=0.99 if average_decay is None else average_decay,
     )
     optimizer.exclude_from_weight_decay(var_names=[NOT_DECAYED])
     return optimizer

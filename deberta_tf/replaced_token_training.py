@@ -122,6 +122,11 @@ class ReplacedTokenTraining(StrategyFit):
         loss = results["discriminator_loss"] * self.discriminator_weight
         return {"loss": results["generator_loss"] + loss, **results}
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # All but the optimizers is built; a call of the model needs what is drawn.
+        if self._distribute_strategy is not None:
+            self.build_optimizers()
+
     def train_step(self, data):
         if self.decoupled:
             self._two_updates(data)

@@ -1,5 +1,6 @@
 """Gradients of a global batch, from parts and replicas, to one update."""
 
+import contextlib
 import functools
 
 import keras
@@ -81,6 +82,23 @@ def _set_to_averages(optimizer, variables):
     for variable, average in zip(variables, averages, strict=True):
         if average is not None:
             variable.assign(average)
+
+
+@contextlib.contextmanager
+def averaged(optimizers):
+    """Within it, the weights are their moving averages, where an optimizer has them."""
+    weights = []
+    for optimizer in optimizers:
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        if optimizer.use_ema and optimizer.built:
+            variables = optimizer._trainable_variables
+            weights += [(variable, variable.numpy()) for variable in variables]
+            _set_to_averages(optimizer, variables)
+    try:
+        yield
+    finally:
+        for variable, value in weights:
+            variable.assign(value)
 
 
 def build(optimizer, variables):

@@ -141,7 +141,12 @@ def test_each_network_is_updated_at_its_own_rate(rates):
 
 @pytest.mark.parametrize(
     ("sharing", "decoupled"),
-    [("gdes", True), ("gdes", False), ("nes", True), ("es", False)],
+    [
+        ("gdes", True),
+        ("es", False),
+        pytest.param("gdes", False, marks=pytest.mark.slow),
+        pytest.param("nes", True, marks=pytest.mark.slow),
+    ],
 )
 def test_it_learns(sharing, decoupled):
     detection = compiled(make_detection(sharing), 3e-3, decoupled=decoupled)
@@ -196,6 +201,7 @@ def test_two_devices_train_as_one_does(sharing, parts):
         np.testing.assert_allclose(history[name], value, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_xla_trains_as_it_is_without():
     one, _ = trained(jit_compile=False)
     other, _ = trained(jit_compile=True)

@@ -127,7 +127,9 @@ def test_it_learns_and_a_shuffled_control_does_not(preset, data, tmp_path):
         if name == "shuffled":
             order = np.random.default_rng(0).permutation(len(train))
             train = finetune.Encoded(train.inputs, train.targets[order])
-        finetune.run.compile_task(task, config, 100, 10)
+        schedule = finetune.run.make_schedule(config, 100, 10)
+        optimizer = finetune.run.make_optimizer(config, schedule)
+        finetune.run.compile_task(task, config, optimizer)
         batches = finetune.training_batches(config, train, 0, 100)
         task.fit(batches, shuffle=False, verbose=0)
         logits = finetune.predict(config, task, encoded["dev"].inputs)

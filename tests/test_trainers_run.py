@@ -55,10 +55,8 @@ WEIGHTS = "model.weights.h5"
 def small_task(config, total_steps=6):
     keras.utils.set_random_seed(config.seed)
     task = SmallTask()
-    schedule = run.compile_task(task, config, total_steps, warmup_steps=2)
-    task.compile(
-        optimizer=task.optimizer, loss="mse", global_clipnorm=task.global_clipnorm
-    )
+    schedule = run.make_schedule(config, total_steps, warmup_steps=2)
+    run.compile_task(task, config, run.make_optimizer(config, schedule), loss="mse")
     return task, schedule
 
 
@@ -71,7 +69,7 @@ def batches_of(targets):
         target = targets[n % len(targets)]
         return {"token_ids": token_ids}, target
 
-    def batches(first_step, last_step):
+    def batches(first_step, last_step, host, num_hosts):
         numbers = tf.data.Dataset.range(4 * first_step, 4 * last_step)
         return numbers.map(example).batch(4, drop_remainder=True)
 
@@ -345,12 +343,12 @@ def test_a_dry_run_checks_a_step_and_an_evaluation_and_writes_nothing(tmp_path, 
     evaluation = run.Evaluation(
         lambda task, max_batches: asked.append(max_batches), 2, "accuracy", True, "dev"
     )
-    run.dry_run(task, batches_of(TARGETS), evaluation)
+    run.dry_run(task, config, batches_of(TARGETS), evaluation)
     assert asked == [1]
     assert not os.path.exists(config.model_dir)
     assert "dry run: ok" in capsys.readouterr().out
     with pytest.raises(TrainingDiverged, match="step 1"):
-        run.dry_run(task, batches_of(TARGETS * math.nan), None)
+        run.dry_run(task, config, batches_of(TARGETS * math.nan), None)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 import tensorflow as tf
 
 
-def training_rows(num_rows, batch_size, seed, first_step, last_step):
+def training_rows(
+    num_rows, batch_size, seed, first_step, last_step, host=0, num_hosts=1
+):
     """The rows of the steps `first_step` to `last_step` - 1.
 
     Example n = step * batch_size + row stands at place n % num_rows of epoch
@@ -12,16 +14,41 @@ def training_rows(num_rows, batch_size, seed, first_step, last_step):
 
     Args:
         num_rows: int. Rows of the data.
-        batch_size: int. Rows a step.
+        batch_size: int. Rows a step, of all hosts together.
         seed: int.
         first_step, last_step: ints.
+        host, num_hosts: ints. Of each batch, the block of rows of this host: the
+            blocks in the order of the hosts are the batch.
 
     Returns:
-        tf.data.Dataset of (n, row), int64 (batch_size,) each, one element a step.
+        tf.data.Dataset of (n, row), int64 (batch_size / num_hosts,) each, one element a
+        step.
+
+    Raises:
+        ValueError: if the hosts do not divide the batch.
     """
-    examples = tf.data.Dataset.range(first_step * batch_size, last_step * batch_size)
-    rows = examples.map(lambda n: (n, row_of(n, num_rows, seed)))
-    return rows.batch(batch_size, drop_remainder=True)
+    size = host_batch_size(batch_size, num_hosts)
+    steps = tf.data.Dataset.range(first_step, last_step)
+
+    def rows_of(step):
+        n = step * batch_size + host * size + tf.range(size, dtype=tf.int64)
+        return n, tf.map_fn(lambda one: row_of(one, num_rows, seed), n)
+
+    return steps.map(rows_of)
+
+
+def host_batch_size(batch_size, num_hosts):
+    """Rows of a batch that each host reads.
+
+    Raises:
+        ValueError: if the hosts do not divide the batch.
+    """
+    if batch_size % num_hosts:
+        raise ValueError(
+            f"The hosts must divide the batch. Received: a batch of {batch_size}, "
+            f"{num_hosts} hosts"
+        )
+    return batch_size // num_hosts
 
 
 def row_of(n, num_rows, seed):
@@ -32,16 +59,21 @@ def row_of(n, num_rows, seed):
     )
 
 
-def rows_in_order(num_rows, batch_size):
-    """All rows once, in order, in batches of one size.
+def rows_in_order(num_rows, batch_size, host=0, num_hosts=1):
+    """All rows once, in order, in batches of one size; of each, this host's block.
 
     The last batch is filled up with the last row; whoever scores it cuts the places
     from `num_rows` on, or weighs them with 0.
 
     Returns:
-        tf.data.Dataset of (n, row), int64 (batch_size,) each, n counted from 0.
+        tf.data.Dataset of (n, row), int64 (batch_size / num_hosts,) each, n counted
+        from 0.
     """
     num_batches = -(-num_rows // batch_size)
-    places = tf.data.Dataset.range(num_batches * batch_size)
-    rows = places.map(lambda n: (n, tf.minimum(n, num_rows - 1)))
-    return rows.batch(batch_size, drop_remainder=True)
+    size = host_batch_size(batch_size, num_hosts)
+
+    def rows_of(step):
+        n = step * batch_size + host * size + tf.range(size, dtype=tf.int64)
+        return n, tf.minimum(n, tf.cast(num_rows - 1, tf.int64))
+
+    return tf.data.Dataset.range(num_batches).map(rows_of)

@@ -10,7 +10,8 @@ import time
 import keras
 import tensorflow as tf
 
-from deberta_tf import files
+from deberta_tf import files, updates
+from trainers import devices
 from trainers.state import TrainingDiverged
 
 SCALARS_FILE = "metrics.jsonl"
@@ -45,7 +46,7 @@ class StopOnNonFinite(StepCallback):
 
 
 class Scalars:
-    """Scalars by step, to `metrics.jsonl` and to TensorBoard.
+    """Scalars by step, to `metrics.jsonl` and to TensorBoard; the chief writes them.
 
     Args:
         model_dir: str.
@@ -54,6 +55,9 @@ class Scalars:
     """
 
     def __init__(self, model_dir, first_step):
+        self._board = None
+        if not devices.is_chief():
+            return
         self._path = os.path.join(model_dir, SCALARS_FILE)
         kept = [line for line in _lines(self._path) if line["step"] <= first_step]
         files.atomic_write(self._path, "".join(map(json_line, kept)))
@@ -62,6 +66,8 @@ class Scalars:
 
     def write(self, step, scalars):
         """Writes {name: number}; a name is "train/loss", "dev/accuracy" and so on."""
+        if self._board is None:
+            return
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json_line({"step": step, **scalars}))
         with self._board.as_default(step=step):
@@ -83,16 +89,17 @@ def _lines(path):
 class Progress(StepCallback):
     """A line every `log_every` steps: mean loss since the last, rate, speed, ETA.
 
+    `derive` is a callable from the step's logs and the seconds of a step to more
+    scalars, `examples_per_second` among them.
+
     Speed is that of steps alone: neither the first one, which traces and compiles,
     nor evaluations and checkpoints count.
     """
 
-    def __init__(
-        self, first_step, total_steps, batch_size, log_every, schedule, scalars
-    ):
+    def __init__(self, first_step, total_steps, log_every, schedule, scalars, derive):
         super().__init__(first_step)
         self.total_steps = total_steps
-        self.batch_size = batch_size
+        self.derive = derive
         self.log_every = log_every
         self.schedule = schedule
         self.scalars = scalars
@@ -115,22 +122,17 @@ class Progress(StepCallback):
 
     def _report(self, step, logs):
         seconds = sum(self._durations) / len(self._durations)
-        rate = float(self.schedule(step - 1))
-        speed = self.batch_size / seconds
+        values = {name: float(value) for name, value in logs.items()}
+        values["learning_rate"] = float(self.schedule(step - 1))
+        values |= self.derive(values, seconds)
         left = duration(seconds * (self.total_steps - step))
         print(
-            f"step {step}/{self.total_steps}  loss {logs['loss']:.4f}  "
-            f"learning rate {rate:.2e}  {speed:,.1f} examples/s  {left} left",
+            f"step {step}/{self.total_steps}  loss {values['loss']:.4f}  "
+            f"learning rate {values['learning_rate']:.2e}  "
+            f"{values['examples_per_second']:,.1f} examples/s  {left} left",
             flush=True,
         )
-        self.scalars.write(
-            step,
-            {
-                "train/loss": float(logs["loss"]),
-                "train/learning_rate": rate,
-                "train/examples_per_second": speed,
-            },
-        )
+        self.scalars.write(step, {f"train/{k}": v for k, v in values.items()})
 
 
 class Evaluate(StepCallback):
@@ -179,13 +181,18 @@ class Evaluate(StepCallback):
     def on_step(self, step, logs):
         if step % self.every and step != self.total_steps:
             return
+        with updates.averaged(self.model.optimizers):
+            self._evaluate(step)
+
+    def _evaluate(self, step):
         began = time.perf_counter()
         scores = self.evaluate(self.model)
         better = self.sign * scores[self.best_by] > self.best
         if better:
             self.state.require_finite(step)
             self.best = self.sign * scores[self.best_by]
-            save_preset(self.model, self.preset_dir, {"step": step, **scores})
+            if devices.is_chief():
+                save_preset(self.model, self.preset_dir, {"step": step, **scores})
         print(
             f"step {step}/{self.total_steps}  {self.name}: {in_words(scores)}  "
             f"({time.perf_counter() - began:.1f} s{', best so far' if better else ''})",
@@ -273,6 +280,11 @@ def in_words(scores):
         f"{name.replace('_', ' ').replace('f1', 'F1')} {value:.4f}"
         for name, value in scores.items()
     )
+
+
+def exponential(loss):
+    """e to a loss; infinity where that is no number of a computer."""
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def duration(seconds):

@@ -13,6 +13,7 @@ import hashlib
 import math
 import os
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -20,7 +21,7 @@ from deberta_tf import files, metrics
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.embeddings import check_absolute_length
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
-from trainers import batches, callbacks, examples, run
+from trainers import batches, callbacks, devices, examples, run
 from trainers.config import check_at_least, check_choice, check_share, parse
 
 REGRESSION_SCORES = {
@@ -126,24 +127,34 @@ def main(argv=None):
         return 0
     splits = read_splits(config)
     names = None if config.regression else class_names(config, splits["train"])
-    task = build_task(config, names)
+    strategy = devices.make_strategy(config)
+    keras.utils.set_random_seed(config.seed)
+    with strategy.scope():
+        task = build_task(config, names)
     encoded = encode_splits(config, task, splits, names)
     train = encoded["train"]
     total_steps = math.ceil(config.epochs * len(train) / config.batch_size)
     warmup_steps = config.warmup_steps
     if warmup_steps is None:
         warmup_steps = math.floor(config.warmup_fraction * total_steps)
-    schedule = run.compile_task(task, config, total_steps, warmup_steps)
+    with strategy.scope():
+        schedule = run.make_schedule(config, total_steps, warmup_steps)
+        # No metrics in the step: the evaluations have the scores.
+        run.compile_task(
+            task, config, run.make_optimizer(config, schedule), metrics=None
+        )
     run.describe(task, len(train), total_steps, config)
     training = functools.partial(training_batches, config, train)
     steps_per_epoch = math.ceil(len(train) / config.batch_size)
     evaluation = dev_evaluation(config, encoded["dev"], steps_per_epoch)
     if config.dry_run:
-        return run.dry_run(task, training, evaluation)
+        return run.dry_run(task, config, training, evaluation)
     facts = {"train": digest(train), "dev": digest(encoded["dev"]), "labels": names}
     stopped_by = run.train(task, config, schedule, training, evaluation, facts)
     if stopped_by:
-        return 128 + stopped_by
+        return run.exit_code(stopped_by)
+    if not devices.is_chief():
+        return 0
     preset = run.preset_dir(config)
     best = DebertaTextClassifier.from_preset(
         preset, dtype=config.precision, compile=False
@@ -264,10 +275,16 @@ def digest(encoded):
     return summary.hexdigest()
 
 
-def training_batches(config, train, first_step, last_step):
-    """Batches of the steps, as `fit` takes them."""
+def training_batches(config, train, first_step, last_step, host=0, num_hosts=1):
+    """Batches of the steps, as `fit` takes them: the part of one host."""
     numbers = batches.training_rows(
-        len(train), config.batch_size, config.seed, first_step, last_step
+        len(train),
+        config.batch_size,
+        config.seed,
+        first_step,
+        last_step,
+        host,
+        num_hosts,
     )
     inputs, targets = _on_host(train.inputs), _on_host({"y": train.targets})["y"]
     return numbers.map(
@@ -281,6 +298,11 @@ def predict(config, task, inputs, max_batches=-1):
     numbers = batches.rows_in_order(num_rows, config.batch_size).take(max_batches)
     held = _on_host(inputs)
     dataset = numbers.map(lambda _, row: (_gather(held, row),)).prefetch(2)
+    if devices.is_multi_worker():
+        # Each worker scores all of it, for itself.
+        logits = tf.function(lambda inputs: task(inputs, training=False))
+        found = [logits(inputs).numpy() for (inputs,) in dataset]
+        return np.concatenate(found)[:num_rows]
     return task.predict(dataset, verbose=0)[:num_rows]
 
 

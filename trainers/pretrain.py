@@ -1,4 +1,4 @@
-"""Pretrains a DeBERTa by masked language modelling.
+"""Pretrains a DeBERTa, by masked language modelling or replaced-token detection.
 
     python -m trainers.pretrain --data rows/train --held_out rows/held_out \\
         --tokenizer vocabulary --model_dir runs/small --num_layers 6 \\
@@ -12,26 +12,21 @@ import dataclasses
 import functools
 import hashlib
 
-import numpy as np
-import tensorflow as tf
+import keras
 
-from deberta_tf import files
-from deberta_tf.backbone import DebertaBackbone
+from deberta_tf import files, updates
 from deberta_tf.embeddings import check_absolute_length
-from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
-from deberta_tf.masking import NgramMasker
+from deberta_tf.replaced_token import EMBEDDING_SHARINGS
 from deberta_tf.rows import PretrainingRows
-from trainers import batches, callbacks, run
-from trainers.config import check_at_least, check_share, parse
+from trainers import callbacks, devices, pretraining_data, run
+from trainers.config import check_at_least, check_choice, check_share, parse
+from trainers.pretraining_tasks import build_task, compile_task
 
-# Held-out masks are the same in every run, so that losses of runs compare.
-HELD_OUT_SEED = 0
+OBJECTIVES = ("masked_lm", "replaced_token")
 # Settings of a new model: arguments of DebertaBackbone. The first four have no default.
 SIZES = ("num_layers", "hidden_dim", "num_heads", "intermediate_dim")
 BACKBONE = (
     *SIZES,
-    "dropout",
-    "attention_dropout",
     "max_sequence_length",
     "max_relative_distance",
     "bucket_size",
@@ -43,14 +38,18 @@ BACKBONE = (
     "embedding_dim",
     "head_dim",
     "convolution_kernel_size",
-    "attention_form",
 )
+# How it computes, whatever its weights.
+OPTIONS = ("attention_form", "dropout", "attention_dropout")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainConfig(run.RunConfig):
-    """Pretrains a DeBERTa by masked language modelling."""
+    """Pretrains a DeBERTa, by masked language modelling or replaced-token detection."""
 
+    objective: str = "masked_lm"
+    """masked_lm, with the enhanced mask decoder (v1, v2); or replaced_token, a
+    generator and a discriminator (v3)."""
     data: str
     """Folder of rows that tools.build_pretraining_data wrote."""
     held_out: str | None = None
@@ -68,8 +67,22 @@ class PretrainConfig(run.RunConfig):
     """Steps over which the learning rate rises; none: a tenth, 10,000 at most."""
     eval_every: int = 1000
     """Steps between evaluations on the held-out rows."""
-    max_ngram: int = 3
-    """Longest masked span, in words; 1: single tokens."""
+    max_ngram: int | None = None
+    """Longest masked span, in words; 1: single tokens; none: 3, or 1 for
+    replaced_token."""
+    enhanced_mask_decoder: bool | None = None
+    """Decode masks with absolute positions; none: unless they are at the input."""
+    generator_layers: int | None = None
+    """Blocks of the generator of replaced tokens; none: half of num_layers."""
+    embedding_sharing: str = "gdes"
+    """How generator and discriminator share token embeddings: gdes, es or nes."""
+    discriminator_weight: float = 50.0
+    """What the discriminator's loss counts beside the generator's."""
+    discriminator_learning_rate: float | None = None
+    """Peak of the discriminator's own learning rate; none: learning_rate."""
+    decoupled: bool | None = None
+    """Update the generator, then the discriminator; false: one update by the sum of
+    the losses; none: yes, but for es."""
     mask_rate: float = 0.15
     """Share of the tokens to predict."""
     num_layers: int | None = None
@@ -114,16 +127,30 @@ class PretrainConfig(run.RunConfig):
         check_at_least(self, 1, "total_steps", "eval_every", "max_ngram", *SIZES)
         check_at_least(self, 0, "warmup_steps")
         check_share(self, "dropout", "attention_dropout")
+        check_at_least(self, 1, "generator_layers")
+        check_at_least(self, 0, "discriminator_weight", "discriminator_learning_rate")
+        check_choice(self, "objective", OBJECTIVES)
+        check_choice(self, "embedding_sharing", EMBEDDING_SHARINGS)
         if not 0 < self.mask_rate <= 1:
             raise files.UsageError(
                 f"mask_rate must be in (0, 1]. Received: {self.mask_rate}"
             )
-        if self.preset is not None and _given(self):
-            listed = " and --".join(_given(self))
+        given = self.sizes().keys() - self.options().keys()
+        if self.preset is not None and given:
+            listed = " and --".join(name for name in BACKBONE if name in given)
             raise files.UsageError(f"the model is the preset's: leave out --{listed}")
-        missing = [name for name in SIZES if name not in _given(self)]
+        missing = [name for name in SIZES if name not in given]
         if self.preset is None and missing:
             raise files.UsageError(f"give --preset, or --{' and --'.join(missing)}")
+
+    def sizes(self):
+        """The settings of a new model that are set: arguments of DebertaBackbone."""
+        values = {name: getattr(self, name) for name in (*BACKBONE, *OPTIONS)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def options(self):
+        """Those of them that a preset takes too."""
+        return {k: v for k, v in self.sizes().items() if k in OPTIONS}
 
 
 def main(argv=None):
@@ -132,24 +159,29 @@ def main(argv=None):
         return 0
     rows = PretrainingRows(config.data)
     held_out = PretrainingRows(config.held_out) if config.held_out else None
-    task = build_task(config, rows.sequence_length)
-    for some in filter(None, (rows, held_out)):
-        some.check_tokenizer(task.preprocessor.tokenizer.fingerprint())
-        check_absolute_length(some.sequence_length, task.backbone.max_sequence_length)
-    schedule = run.compile_task(task, config, config.total_steps, warmup_steps(config))
+    strategy = devices.make_strategy(config)
+    keras.utils.set_random_seed(config.seed)
+    with strategy.scope():
+        task = build_task(config, rows.sequence_length)
+        for some in filter(None, (rows, held_out)):
+            check_rows(some, task)
+        schedule = run.make_schedule(config, config.total_steps, warmup_steps(config))
+        compile_task(task, config, schedule)
     run.describe(task, len(rows), config.total_steps, config)
-    training = functools.partial(training_batches, config, task, rows)
+    training = functools.partial(pretraining_data.training_batches, config, task, rows)
     evaluation = held_out and held_out_evaluation(config, task, held_out)
     if config.dry_run:
-        return run.dry_run(task, training, evaluation)
+        return run.dry_run(task, config, training, evaluation)
     shards = "".join(shard["sha256"] for shard in rows.manifest["shards"])
     facts = {"rows": hashlib.sha256(shards.encode()).hexdigest()}
-    stopped_by = run.train(task, config, schedule, training, evaluation, facts)
+    derive = functools.partial(derived_scalars, config, rows.sequence_length)
+    stopped_by = run.train(task, config, schedule, training, evaluation, facts, derive)
     if stopped_by:
-        return 128 + stopped_by
+        return run.exit_code(stopped_by)
     preset = run.preset_dir(config)
-    if evaluation is None:
-        callbacks.save_preset(task, preset, {"step": config.total_steps})
+    if evaluation is None and devices.is_chief():
+        with updates.averaged(task.optimizers):
+            callbacks.save_preset(task, preset, {"step": config.total_steps})
     scores = callbacks.read_scores(preset)
     run.finish(config, {"held_out": scores, "parameters": task.count_params()})
 
@@ -161,119 +193,43 @@ def warmup_steps(config):
     return min(config.total_steps // 10, 10_000)
 
 
-def build_task(config, sequence_length):
-    """The masked-LM task with its preprocessor: of a preset, or new.
-
-    Raises:
-        ValueError: if the tokenizer or the preset is missing, or they do not match.
-    """
-    tokenizer = run.load_tokenizer(config)
-    preprocessor = DebertaMaskedLMPreprocessor(
-        tokenizer, sequence_length, config.mask_rate, config.max_ngram
-    )
-    if config.preset is None:
-        backbone = DebertaBackbone(
-            tokenizer.vocabulary_size(), **_given(config), dtype=config.precision
-        )
-        return DebertaMaskedLM(backbone, preprocessor)
-    if not config.load_weights:
-        backbone = DebertaBackbone.from_preset(
-            config.preset,
-            load_weights=False,
-            vocabulary_size=tokenizer.vocabulary_size(),
-            dtype=config.precision,
-        )
-        return DebertaMaskedLM(backbone, preprocessor)
-    task = DebertaMaskedLM.from_preset(
-        config.preset,
-        preprocessor=preprocessor,
-        dtype=config.precision,
-        compile=False,
-    )
-    run.check_rows(config, tokenizer, task.backbone)
-    return task
-
-
-def training_batches(config, task, rows, first_step, last_step):
-    """Masked batches of the steps, as `fit` takes them; masks keyed by (seed, n)."""
-    numbers = batches.training_rows(
-        len(rows), config.batch_size, config.seed, first_step, last_step
-    )
-    return numbers.map(_masking(config, task, rows, config.seed)).prefetch(2)
+def check_rows(rows, task):
+    """Refuses rows of another tokenizer, or longer than the model's positions."""
+    rows.check_tokenizer(task.preprocessor.tokenizer.fingerprint())
+    check_absolute_length(rows.sequence_length, task.backbone.max_sequence_length)
 
 
 def held_out_evaluation(config, task, rows):
     """Scores on held-out rows, with masks that are the same in every run.
 
-    `loss` is the mean cross-entropy of the masked tokens, in nats; `perplexity` its
-    exponential; `accuracy` the share of them that is predicted right.
+    `loss`, or `generator_loss`, is the mean cross-entropy of the masked tokens, in
+    nats; `perplexity` its exponential; accuracies are shares of tokens that are right.
     """
-    masking = _masking(config, task, rows, HELD_OUT_SEED)
-
-    def masked(n, row):
-        inputs, mask_ids, mask_weights = masking(n, row)
-        # The last batch is filled up with rows that do not count.
-        counts = tf.cast(n < len(rows), tf.float32)
-        return inputs, mask_ids, mask_weights * counts[:, tf.newaxis]
-
-    dataset = (
-        batches.rows_in_order(len(rows), config.batch_size).map(masked).prefetch(2)
+    strategy = task.distribute_strategy
+    make_batches = functools.partial(
+        pretraining_data.held_out_batches, config, task, rows
     )
-    sums_of_batch = tf.function(masked_lm_sums, jit_compile=config.jit_compile)
 
-    def evaluate(task, max_batches=-1):
-        sums = [sums_of_batch(task, *batch) for batch in dataset.take(max_batches)]
-        loss, right, count = np.sum(sums, axis=0, dtype=np.float64)
-        loss = float(loss / count)
-        return {
-            "loss": loss,
-            "perplexity": float(np.exp(loss)),
-            "accuracy": float(right / count),
-        }
+    def evaluate(task, max_batches=None):
+        steps = max_batches or pretraining_data.num_batches(config, rows)
+        dataset = devices.distribute(strategy, make_batches, config.batch_size)
+        scores = task.evaluate(dataset, steps=steps, return_dict=True, verbose=0)
+        return {**scores, **perplexity(scores)}
 
     return run.Evaluation(evaluate, config.eval_every, "loss", False, "held_out")
 
 
-def masked_lm_sums(task, inputs, mask_ids, mask_weights):
-    """Sums over the masked tokens of a batch: cross-entropy, right ones, tokens."""
-    logits = task(inputs, training=False)
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(mask_ids, logits)
-    right = tf.argmax(logits, axis=-1, output_type=tf.int32) == mask_ids
-    return tf.stack(
-        [
-            tf.reduce_sum(mask_weights * losses),
-            tf.reduce_sum(mask_weights * tf.cast(right, tf.float32)),
-            tf.reduce_sum(mask_weights),
-        ]
-    )
+def derived_scalars(config, sequence_length, logs, seconds):
+    """Perplexity and speeds, from the logs of a step and the seconds that it takes."""
+    speeds = run.speeds(config, logs, seconds)
+    tokens = speeds["examples_per_second"] * sequence_length
+    return {**perplexity(logs), **speeds, "tokens_per_second": tokens}
 
 
-def _masking(config, task, rows, seed):
-    """The function from (n, row numbers) to (inputs, mask_ids, mask_weights)."""
-    tokenizer = task.preprocessor.tokenizer
-    masker = NgramMasker.of_tokenizer(
-        tokenizer, mask_rate=config.mask_rate, max_ngram=config.max_ngram
-    )
-
-    def masked(n, row):
-        token_ids = tf.numpy_function(rows.take, [row], tf.uint32, stateful=False)
-        token_ids.set_shape((config.batch_size, rows.sequence_length))
-        token_ids = tf.cast(token_ids, tf.int32)
-        padding_mask = tf.cast(token_ids != tokenizer.pad_token_id, tf.int32)
-        inputs = masker(token_ids, padding_mask, seed, n)
-        mask_ids, mask_weights = inputs.pop("mask_ids"), inputs.pop("mask_weights")
-        inputs["padding_mask"] = padding_mask
-        if "segment_ids" in task.input:
-            inputs["segment_ids"] = tf.zeros_like(token_ids)
-        return inputs, mask_ids, mask_weights
-
-    return masked
-
-
-def _given(config):
-    """The settings of a new model that are set: arguments of DebertaBackbone."""
-    values = {name: getattr(config, name) for name in BACKBONE}
-    return {name: value for name, value in values.items() if value is not None}
+def perplexity(scores):
+    """{"perplexity": …}, the exponential of the masked tokens' cross-entropy."""
+    loss = scores.get("generator_loss", scores["loss"])
+    return {"perplexity": callbacks.exponential(loss)}
 
 
 if __name__ == "__main__":

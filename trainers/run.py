@@ -1,24 +1,31 @@
 """What the trainers share: settings of a run, optimizer, `fit` over all its steps."""
 
 import dataclasses
+import functools
 import json
 import os
+import signal
 import time
 
-import keras
 import tensorflow as tf
 
 from deberta_tf import files, tokenizers
 from deberta_tf.optimization import WarmupLinear, adamw
 from deberta_tf.published import PUBLISHED_SIZES
-from trainers import callbacks
-from trainers.config import as_json, changed_settings, check_at_least, check_choice
+from trainers import callbacks, devices
+from trainers.config import (
+    as_json,
+    changed_settings,
+    check_at_least,
+    check_choice,
+    check_share,
+)
 from trainers.state import TrainingState
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
 PRESET = "preset"
-MAY_CHANGE = ("model_dir", "log_every", "save_every", "dry_run")
+MAY_CHANGE = ("model_dir", "log_every", "save_every", "dry_run", "num_replicas", "tpu")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -33,7 +40,15 @@ class RunConfig:
     model_dir: str
     """Folder of the run: checkpoints, metrics.jsonl, TensorBoard, the preset."""
     batch_size: int = 32
-    """Examples a step."""
+    """Examples a step, on all devices together."""
+    gradient_accumulation_steps: int = 1
+    """Parts, one after the other, that each device takes its share of a batch in: less
+    memory, the same result."""
+    num_replicas: int | None = None
+    """Devices to train on; none: all GPUs, or the one CPU. Without a GPU, so many parts
+    of the CPU. Several hosts are told of by TF_CONFIG."""
+    tpu: str | None = None
+    """Name of a TPU to train on, "local" on a TPU VM; none: no TPU."""
     learning_rate: float = 1e-4
     """Peak of the learning rate, reached after the warm-up; it then falls to 0."""
     official_schedule: bool = False
@@ -43,6 +58,9 @@ class RunConfig:
     """Decoupled decay of all parameters but biases and layer norms."""
     clip_norm: float | None = 1.0
     """Longest gradient, over all parameters together; none: no clipping."""
+    average_decay: float | None = None
+    """Decay a step of a moving average of the weights, which is what is evaluated and
+    kept; none: the weights themselves are."""
     adam_beta_1: float = 0.9
     """Decay of Adam's first moment, a step."""
     adam_beta_2: float = 0.999
@@ -64,12 +82,16 @@ class RunConfig:
 
     def __post_init__(self):
         check_at_least(self, 1, "batch_size", "log_every", "save_every")
+        check_at_least(self, 1, "gradient_accumulation_steps", "num_replicas")
+        check_share(self, "average_decay")
         check_at_least(self, 0, "learning_rate", "weight_decay", "clip_norm", "seed")
         check_choice(self, "precision", PRECISIONS)
 
 
 def begin(config):
     """Prints the settings; returns whether the run is finished already.
+
+    Nothing is computed: a strategy of several hosts is made before anything is.
 
     Raises:
         UsageError: if `model_dir` holds a run of other settings.
@@ -82,7 +104,6 @@ def begin(config):
     if finished and not config.dry_run:
         results = json.dumps(_read_json(config, RESULTS_FILE), indent=2)
         print(f"{config.model_dir} is finished; its results:\n{results}")
-    keras.utils.set_random_seed(config.seed)
     return finished and not config.dry_run
 
 
@@ -124,34 +145,42 @@ def check_rows(config, tokenizer, backbone):
         )
 
 
-def compile_task(task, config, total_steps, warmup_steps):
-    """Compiles a task for `fit`; returns the schedule.
+def make_schedule(config, total_steps, warmup_steps):
+    """The learning rate of a run.
 
     Raises:
         ValueError: if the warm-up is not shorter than the training.
     """
-    schedule = WarmupLinear(
+    return WarmupLinear(
         config.learning_rate,
         total_steps,
         warmup_steps,
         continuous=not config.official_schedule,
     )
-    optimizer = adamw(
+
+
+def make_optimizer(config, schedule):
+    """AdamW with the settings of a run."""
+    return adamw(
         schedule,
         config.weight_decay,
         config.adam_beta_1,
         config.adam_beta_2,
         config.adam_epsilon,
+        average_decay=config.average_decay,
     )
-    # No metrics in the step: the evaluations have the scores.
+
+
+def compile_task(task, config, *optimizers, **kwargs):
+    """Compiles a task for `fit`: what all tasks have in common."""
     task.compile(
-        optimizer=optimizer,
-        metrics=None,
-        weighted_metrics=None,
+        *optimizers,
         global_clipnorm=config.clip_norm,
-        jit_compile=config.jit_compile,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        # TPUs compile all of a step in any case.
+        jit_compile=config.jit_compile and config.tpu is None,
+        **kwargs,
     )
-    return schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,29 +203,34 @@ class Evaluation:
     name: str
 
 
-def dry_run(task, batches, evaluation):
+def dry_run(task, config, batches, evaluation):
     """One training step and one evaluation batch; raises what a run would raise."""
-    dataset = batches(0, 1)
-    shapes = {name: tuple(spec.shape) for name, spec in dataset.element_spec[0].items()}
-    print(f"batch: {shapes}")
+    strategy = task.distribute_strategy
+    spec = batches(0, 1, 0, 1).element_spec[0]
+    print(f"batch: { ({name: tuple(one.shape) for name, one in spec.items()}) }")
     watch = [callbacks.StopOnNonFinite(0)]
-    task.fit(dataset, callbacks=watch, shuffle=False, verbose=0)
+    dataset = devices.distribute(
+        strategy, functools.partial(batches, 0, 1), config.batch_size
+    )
+    task.fit(dataset, callbacks=watch, steps_per_epoch=1, shuffle=False, verbose=0)
     if evaluation is not None:
         evaluation.evaluate(task, max_batches=1)
     print("dry run: ok")
 
 
-def train(task, config, schedule, batches, evaluation, data_facts):
+def train(task, config, schedule, batches, evaluation, data_facts, derive=None):
     """Runs `fit` over the steps that remain, as one epoch.
 
     Args:
         task: as `compile_task` leaves it.
         config: `RunConfig`.
         schedule: the learning rate.
-        batches: callable from the first and the last step (excluded) to the
-            tf.data.Dataset of what `fit` takes.
+        batches: callable from the first and the last step (excluded), host and number
+            of hosts to the tf.data.Dataset of what `fit` takes, this host's part.
         evaluation: `Evaluation`, or None.
         data_facts: dict of JSON values; a resumed run must have the same.
+        derive: callable from the logs of a step and its seconds to more scalars; None:
+            `speeds`.
 
     Returns:
         int: the signal that stopped the run, or None if it reached its last step.
@@ -206,10 +240,12 @@ def train(task, config, schedule, batches, evaluation, data_facts):
         UsageError: if the checkpoint is of another model or other data.
     """
     total_steps = schedule.total_steps
+    derive = derive or functools.partial(speeds, config)
     _check_facts(config, data_facts)
     os.makedirs(config.model_dir, exist_ok=True)
     record = {"settings": as_json(config), "data": data_facts}
-    files.write_json(os.path.join(config.model_dir, CONFIG_FILE), record)
+    if devices.is_chief():
+        files.write_json(os.path.join(config.model_dir, CONFIG_FILE), record)
     state = TrainingState(task, _checkpoint_dir(config))
     first_step = state.restore()
     if first_step:
@@ -224,25 +260,48 @@ def train(task, config, schedule, batches, evaluation, data_facts):
             callbacks.Progress(
                 first_step,
                 total_steps,
-                config.batch_size,
                 config.log_every,
                 schedule,
                 scalars,
+                derive,
             ),
             *_evaluations(evaluation, config, first_step, total_steps, scalars, state),
             callbacks.Checkpoint(
                 first_step, total_steps, config.save_every, state, interruption
             ),
         ]
-        dataset = batches(first_step, total_steps)
+        dataset = devices.distribute(
+            task.distribute_strategy,
+            functools.partial(batches, first_step, total_steps),
+            config.batch_size,
+        )
         began = time.perf_counter()
-        task.fit(dataset, callbacks=between_steps, shuffle=False, verbose=0)
+        task.fit(
+            dataset,
+            callbacks=between_steps,
+            steps_per_epoch=total_steps - first_step,
+            shuffle=False,
+            verbose=0,
+        )
         print(f"trained for {callbacks.duration(time.perf_counter() - began)}")
     return interruption.signal if state.step < total_steps else None
 
 
+def speeds(config, logs, seconds):
+    """{"examples_per_second": …} of steps that take so long."""
+    return {"examples_per_second": config.batch_size / seconds}
+
+
+def exit_code(stopped_by):
+    """What a run that a signal stopped, and that saved, ends with: 0 after SIGTERM,
+    which takes machines back; 130 after Ctrl-C."""
+    return 0 if stopped_by == signal.SIGTERM else 128 + stopped_by
+
+
 def finish(config, results):
     """Writes and prints `results.json`, the mark of a finished run."""
+    if not devices.is_chief():
+        return
     files.write_json(os.path.join(config.model_dir, RESULTS_FILE), results)
     print(json.dumps(results, indent=2, ensure_ascii=False), flush=True)
 
@@ -254,8 +313,7 @@ def preset_dir(config):
 
 def describe(task, num_examples, total_steps, config):
     """Prints the size of the model and of the run."""
-    devices = tf.config.list_physical_devices("GPU") or ["CPU"]
-    where = "the CPU" if devices == ["CPU"] else "one GPU"
+    where = devices.describe(task.distribute_strategy)
     epochs = total_steps * config.batch_size / num_examples
     print(
         f"{task.count_params():,} parameters on {where}; {num_examples:,} examples, "

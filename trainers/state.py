@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from deberta_tf.files import UsageError
+from trainers import devices
 
 
 class TrainingDiverged(ValueError):
@@ -22,7 +23,7 @@ class TrainingState:
     """
 
     def __init__(self, task, directory, keep=2):
-        task.optimizer.build(task.trainable_variables)
+        task.build_optimizers()
         # Means since the last progress line; they start anew.
         passing = {id(variable) for variable in task.metrics_variables}
         self._model = [v.value for v in task.variables if id(v) not in passing]
@@ -32,7 +33,7 @@ class TrainingState:
         self._checkpoint = tf.train.Checkpoint(
             step=self._step,
             model=self._model,
-            optimizer=[v.value for v in task.optimizer.variables],
+            optimizer=[v.value for one in task.optimizers for v in one.variables],
         )
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, directory, max_to_keep=keep, checkpoint_name="step"
@@ -76,7 +77,9 @@ class TrainingState:
         """
         self.require_finite(step)
         self._step.assign(step)
-        self._manager.save(checkpoint_number=step)
+        # The weights are the same in all processes; all read what the chief wrote.
+        if devices.is_chief():
+            self._manager.save(checkpoint_number=step)
 
     def last_good(self):
         """A sentence on what remains when a run has diverged."""

@@ -1,0 +1,174 @@
+"""Pretraining on several devices and several processes, as commands."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from deberta_tf.files import UsageError
+from deberta_tf.masked_lm import DebertaMaskedLM
+from deberta_tf.replaced_token import DebertaReplacedTokenDetection
+from tests.test_trainers_pretrain import data, flags
+from trainers import devices, run
+
+__all__ = ["data"]
+# Without dropout devices and processes draw nothing of their own.
+SETTINGS = {
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "learning_rate": 1e-4,
+    "warmup_steps": 0,
+    "total_steps": 10,
+    "eval_every": 5,
+}
+
+
+def start(command, environment=None, module="trainers.pretrain"):
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *command],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    out, err = process.communicate()
+    assert process.returncode == 0, err[-3000:]
+    return out
+
+
+def ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    found = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return found
+
+
+def workers(command):
+    """Two processes of one run, over loopback."""
+    hosts = [f"localhost:{port}" for port in ports(2)]
+    started = []
+    for index in range(2):
+        cluster = {
+            "cluster": {"worker": hosts},
+            "task": {"type": "worker", "index": index},
+        }
+        started.append(start(command, {"TF_CONFIG": json.dumps(cluster)}))
+    return started
+
+
+def weights(model_dir, task_class=DebertaMaskedLM):
+    task = task_class.from_preset(str(model_dir / "preset"), compile=False)
+    return {f"{i} {w.path}": w.numpy() for i, w in enumerate(task.weights)}
+
+
+def check_same_run(one, other, task_class=DebertaMaskedLM):
+    expected, found = weights(one, task_class), weights(other, task_class)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        # Its gradient is rounding alone (SPEC 14.4).
+        if not name.endswith("key/bias"):
+            np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+    for a, b in zip(scalars(one), scalars(other), strict=True):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {
+            "train/examples_per_second",
+            "train/tokens_per_second",
+        }:
+            assert a[name] == pytest.approx(b[name], rel=1e-3), name
+
+
+def scalars(model_dir):
+    text = (model_dir / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "kind", ["two_workers", pytest.param("two_devices", marks=pytest.mark.slow)]
+)
+def test_a_run_on_several_devices_is_that_of_one(data, tmp_path, kind):
+    settings = {**SETTINGS, "held_out": data / "rows" / "held_out"}
+    alone = start(flags(data, tmp_path / "alone", **settings))
+    command = flags(data, tmp_path / kind, **settings)
+    if kind == "two_devices":
+        started = [start([*command, "--num_replicas=2"])]
+    else:
+        started = workers(command)
+    finish(alone)
+    outs = [finish(process) for process in started]
+    words = "2 CPU devices" + (", 2 workers" if kind == "two_workers" else "")
+    assert words in outs[0]
+    check_same_run(tmp_path / "alone", tmp_path / kind)
+
+
+def test_an_unknown_tpu_is_one_line(tmp_path):
+    process = start(
+        ["--tpu=no-such-tpu", "--data=x", f"--model_dir={tmp_path}", "--preset=y"]
+        + ["--total_steps=1"]
+    )
+    _, err = process.communicate()
+    assert process.returncode == 2
+    assert [line for line in err.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"batch_size": 6, "gradient_accumulation_steps": 4},
+            "divisible by 4: 1 replicas, gradient_accumulation_steps=4. Received: 6",
+        ),
+        (
+            {"batch_size": 5, "num_replicas": 2},
+            "divisible by 2: 2 replicas, gradient_accumulation_steps=1. Received: 5",
+        ),
+    ],
+)
+def test_a_batch_that_can_not_be_divided_is_refused(tmp_path, settings, message):
+    config = run.RunConfig(model_dir=str(tmp_path), **settings)
+    with pytest.raises(UsageError, match=message):
+        devices.make_strategy(config)
+
+
+def test_replaced_tokens_are_learnt_on_two_devices(data, tmp_path):
+    settings = {
+        **SETTINGS,
+        "objective": "replaced_token",
+        "num_layers": 2,
+        "held_out": data / "rows" / "held_out",
+        "num_replicas": 2,
+        "gradient_accumulation_steps": 2,
+    }
+    finish(start(flags(data, tmp_path / "two", **settings)))
+    task = DebertaReplacedTokenDetection.from_preset(
+        str(tmp_path / "two" / "preset"), compile=False
+    )
+    assert task.generator.backbone.num_layers == 1
+    assert task.num_tokens == task.preprocessor.tokenizer.vocabulary_size()
+    last = [line for line in scalars(tmp_path / "two") if "train/loss" in line][-1]
+    names = {name.removeprefix("train/") for name in last} - {"step"}
+    assert names == {
+        "loss",
+        "generator_loss",
+        "generator_accuracy",
+        "discriminator_loss",
+        "discriminator_accuracy",
+        "discriminator_auc",
+        "replaced_rate",
+        "generator_gradient_norm",
+        "discriminator_gradient_norm",
+        "skipped_updates",
+        "perplexity",
+        "learning_rate",
+        "examples_per_second",
+        "tokens_per_second",
+    }

@@ -1,0 +1,109 @@
+"""The models that are pretrained: masked LM, or generator and discriminator."""
+
+import keras
+
+from deberta_tf import files
+from deberta_tf.backbone import DebertaBackbone
+from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
+from deberta_tf.replaced_token import DebertaReplacedTokenDetection
+from trainers import run
+
+
+def build_task(config, sequence_length):
+    """The task of `config.objective` with its preprocessor: of a preset, or new.
+
+    Raises:
+        ValueError: if the tokenizer or the preset is missing, or they do not match.
+    """
+    tokenizer = run.load_tokenizer(config)
+    preprocessor = DebertaMaskedLMPreprocessor(
+        tokenizer, sequence_length, config.mask_rate, config.max_ngram or 3
+    )
+    if config.preset is not None and config.load_weights:
+        return _loaded(config, preprocessor)
+    if config.preset is None:
+        backbone = DebertaBackbone(
+            tokenizer.vocabulary_size(), **config.sizes(), dtype=config.precision
+        )
+    else:
+        backbone = DebertaBackbone.from_preset(
+            config.preset,
+            load_weights=False,
+            vocabulary_size=tokenizer.vocabulary_size(),
+            dtype=config.precision,
+            **config.options(),
+        )
+    if config.objective == "masked_lm":
+        return DebertaMaskedLM(backbone, preprocessor, config.enhanced_mask_decoder)
+    return DebertaReplacedTokenDetection(
+        backbone,
+        _make_generator(config, backbone),
+        config.embedding_sharing,
+        tokenizer.vocabulary_size(),
+        preprocessor,
+    )
+
+
+def compile_task(task, config, schedule):
+    """Compiles the task for `fit`."""
+    optimizer = run.make_optimizer(config, schedule)
+    if config.objective == "masked_lm":
+        accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
+        run.compile_task(task, config, optimizer, weighted_metrics=[accuracy])
+        return
+    decoupled = config.decoupled
+    if decoupled is None:
+        decoupled = config.embedding_sharing != "es"
+    optimizers = [optimizer]
+    if decoupled:
+        optimizers.append(run.make_optimizer(config, _own_schedule(config, schedule)))
+    run.compile_task(
+        task,
+        config,
+        *optimizers,
+        discriminator_weight=config.discriminator_weight,
+        decoupled=decoupled,
+    )
+
+
+def _own_schedule(config, schedule):
+    """The discriminator's: the generator's, with another peak where one is set."""
+    rate = config.discriminator_learning_rate or config.learning_rate
+    settings = {**schedule.get_config(), "learning_rate": rate}
+    return type(schedule).from_config(settings)
+
+
+def _make_generator(config, backbone):
+    """A generator of the discriminator's width, and half its depth (SPEC 4.1)."""
+    depth = config.generator_layers or max(1, backbone.num_layers // 2)
+    arguments = {**backbone.get_config(), "num_layers": depth}
+    for name in ("name", "trainable", "dtype"):
+        arguments.pop(name, None)
+    generator = DebertaBackbone(**arguments, dtype=config.precision)
+    return DebertaMaskedLM(
+        generator, enhanced_mask_decoder=config.enhanced_mask_decoder
+    )
+
+
+def _loaded(config, preprocessor):
+    tokenizer = preprocessor.tokenizer
+    arguments = {
+        "preprocessor": preprocessor,
+        "dtype": config.precision,
+        "compile": False,
+        **config.options(),
+    }
+    if config.objective == "masked_lm":
+        task = DebertaMaskedLM.from_preset(config.preset, **arguments)
+    else:
+        task = DebertaReplacedTokenDetection.from_preset(
+            config.preset, num_tokens=tokenizer.vocabulary_size(), **arguments
+        )
+        found = task.embedding_sharing
+        if found != config.embedding_sharing:
+            raise files.UsageError(
+                f"preset {config.preset} has embedding_sharing={found!r}. Received: "
+                f"{config.embedding_sharing!r}"
+            )
+    run.check_rows(config, tokenizer, task.backbone)
+    return task
