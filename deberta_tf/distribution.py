@@ -236,6 +236,11 @@ class StrategyFit:
         super().reset_metrics()
         self._statistics.reset()
 
+    @property
+    def num_metric_resets(self):
+        """How often metrics were reset: means in the logs are since the last time."""
+        return self._statistics.num_resets
+
     def make_train_function(self, force=False):
         if self._distribute_strategy is None:
             super().make_train_function(force)

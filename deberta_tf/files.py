@@ -129,6 +129,25 @@ def atomic_directory(path):
     shutil.rmtree(discarded, ignore_errors=True)
 
 
+def recover_directory(path):
+    """Puts a folder back that `atomic_directory` was killed in the midst of replacing.
+
+    What it has left beside it is removed.
+    """
+    path = os.path.realpath(path)
+    parent, name = os.path.split(path)
+    if not os.path.isdir(parent):
+        return
+    pattern = re.compile(rf"\.{re.escape(name)}\.[a-z0-9_]{{8}}(\.old)?")
+    leftovers = sorted(filter(pattern.fullmatch, os.listdir(parent)))
+    for leftover in leftovers:
+        full = os.path.join(parent, leftover)
+        if leftover.endswith(".old") and not os.path.isdir(path):
+            os.rename(full, path)
+        else:
+            shutil.rmtree(full)
+
+
 def run_command(main, argv=None):
     """Runs `main(argv)`; a mistake of the user becomes one line and exit code 2.
 

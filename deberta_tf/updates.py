@@ -15,6 +15,7 @@ class Statistics:
 
     def __init__(self):
         self._norms = {}
+        self.num_resets = 0
         self._skipped = keras.metrics.Sum(name="skipped_updates")
 
     def update(self, name, norm, skipped):
@@ -35,6 +36,7 @@ class Statistics:
         return {metric.name: metric.result() for metric in metrics}
 
     def reset(self):
+        self.num_resets += 1
         for metric in (*self._norms.values(), self._skipped):
             metric.reset_state()
 

@@ -20,7 +20,12 @@ from deberta_tf.files import UsageError
 from deberta_tf.optimization import WarmupLinear
 from tests.foreign_folders import cache_hub_repository
 from trainers import callbacks, run
-from trainers.state import TrainingDiverged, TrainingState
+from trainers.state import (
+    TrainingDiverged,
+    TrainingState,
+    checkpoints,
+    read_checkpoint,
+)
 
 FACTS = {"rows": 64}
 
@@ -87,6 +92,12 @@ def train(config, targets=TARGETS, evaluation=None, total_steps=6, facts=FACTS):
     return task, stopped_by
 
 
+def save(task, folder, step):
+    state = TrainingState(task, str(folder))
+    state.save(step)
+    state.wait()
+
+
 def at_step(monkeypatch, wanted, action):
     """Runs `action` when a progress line of step `wanted` could be due."""
     on_step = callbacks.Progress.on_step
@@ -137,7 +148,7 @@ def test_dropout_is_part_of_the_state(tmp_path):
     task, _ = small_task(config)
     states = [v for v in task.variables if "seed_generator" in v.path]
     before = [state.numpy() for state in states]
-    TrainingState(task, str(tmp_path)).save(3)
+    save(task, tmp_path, 3)
     for state in states:
         state.assign(state + 7)
     task.weights[0].assign(task.weights[0] + 1)
@@ -149,10 +160,11 @@ def test_dropout_is_part_of_the_state(tmp_path):
 
 def test_every_variable_of_model_and_optimizer_is_in_a_checkpoint(tmp_path):
     task, _ = small_task(small_config(tmp_path))
-    TrainingState(task, str(tmp_path)).save(1)
-    saved = tf.train.list_variables(tf.train.latest_checkpoint(str(tmp_path)))
-    groups = [name.split("/")[0] for name, _ in saved]
-    assert groups.count("model") >= len(task.weights)
+    save(task, tmp_path, 1)
+    _, saved = read_checkpoint(checkpoints(tmp_path)[0])
+    groups = [name.split(".")[0] for name in saved]
+    # The weights, and the state of the dropout's random numbers.
+    assert groups.count("model") == len(task.weights) + 1
     assert groups.count("optimizer") == len(task.optimizer.variables)
 
 
@@ -178,14 +190,39 @@ def test_a_run_at_its_last_step_does_not_train_on(tmp_path, monkeypatch):
     assert_same_weights(done, again)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_at_its_step(tmp_path):
+def test_one_batch_that_is_no_number_does_no_harm(tmp_path, capsys):
     targets = TARGETS.copy()
-    targets[4 * 4] = math.nan  # Step 5 takes examples 16 to 19.
-    config = small_config(tmp_path, save_every=1)
-    with pytest.raises(TrainingDiverged, match=r"nan at step 5\..*step-4\. A lower"):
-        train(config, targets)
-    assert tf.train.latest_checkpoint(run._checkpoint_dir(config)).endswith("step-4")
-    assert [line["step"] for line in lines(config)] == [2, 4]
+    targets[4 * 3] = math.nan  # Step 4 takes examples 12 to 15.
+    config = small_config(tmp_path, log_every=6)
+    task, _ = train(config, targets)
+    out = capsys.readouterr().out
+    assert out.count("the gradients are not finite; no update") == 1
+    assert "step 4: the gradients are not finite" in out
+    (line,) = lines(config)
+    assert math.isfinite(line["train/loss"])
+    assert all(np.isfinite(v.numpy()).all() for v in task.weights)
+    assert task.optimizer.iterations.numpy() == 6
+
+
+def test_many_of_them_stop_the_run_at_its_step(tmp_path):
+    targets = np.concatenate([TARGETS, np.full(80, math.nan)])
+    config = small_config(tmp_path, save_every=3)
+    message = r"nan at step 16, 10 updates .*step-000000015\.safetensors\. A lower"
+    with pytest.raises(TrainingDiverged, match=message):
+        train(config, targets, total_steps=20)
+
+
+def test_a_spike_of_the_loss_is_told_of(tmp_path, capsys):
+    targets = np.tile(TARGETS, 6)
+    targets[4 * 29] = 30.0  # Step 30.
+    config = small_config(tmp_path, log_every=8)
+    config = dataclasses.replace(config, learning_rate=0.0)
+    train(config, targets, total_steps=36)
+    out = capsys.readouterr().out
+    assert re.findall(r"step (\d+): the loss is [\d.]+, a spike over", out) == ["30"]
+    spikes = [line for line in lines(config) if "train/loss_spike" in line]
+    assert [line["step"] for line in spikes] == [30]
+    assert spikes[0]["train/loss_spike"] > 200
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
@@ -195,15 +232,19 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     task.weights[0].assign(task.weights[0] * math.inf)
     with pytest.raises(TrainingDiverged, match="not finite after step 2"):
         state.save(2)
-    assert tf.train.latest_checkpoint(str(tmp_path)).endswith("step-1")
+    state.wait()
+    assert [os.path.basename(path) for path in checkpoints(tmp_path)] == [
+        "step-000000001.safetensors"
+    ]
 
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):
     task, _ = small_task(small_config(tmp_path))
-    TrainingState(task, str(tmp_path)).save(1)
+    save(task, tmp_path, 1)
     other = SmallTask(units=3)
     other.compile(optimizer=task.optimizer.__class__())
-    with pytest.raises(UsageError, match="step-1 does not fit the model"):
+    message = "step-000000001.safetensors does not fit .*dense.* has shape .4, 1., not"
+    with pytest.raises(UsageError, match=message):
         TrainingState(other, str(tmp_path)).restore()
 
 
@@ -297,7 +338,8 @@ def test_a_last_step_off_the_beat_is_evaluated_and_saved(tmp_path):
     config = small_config(tmp_path, save_every=4)
     train(config, evaluation=evaluation_of([0.1, 0.2], every=4))
     assert callbacks.read_scores(run.preset_dir(config))["step"] == 6
-    assert tf.train.latest_checkpoint(run._checkpoint_dir(config)).endswith("step-6")
+    newest = checkpoints(run._checkpoint_dir(config))[0]
+    assert newest.endswith("step-000000006.safetensors")
 
 
 def test_a_preset_holds_the_weights_and_training_goes_on(tmp_path):

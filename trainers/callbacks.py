@@ -30,19 +30,83 @@ class StepCallback(keras.callbacks.Callback):
 
 
 class StopOnNonFinite(StepCallback):
-    """Raises TrainingDiverged at the step whose loss is NaN or infinite."""
+    """Tells of updates that were left out, and stops when there are many in a row.
 
-    def __init__(self, first_step, state=None):
+    The model leaves out updates whose gradients are not finite, so one bad batch does
+    no harm. Raises TrainingDiverged at the `patience`-th in a row, or if a loss is not
+    finite although its gradients are.
+    """
+
+    def __init__(self, first_step, state=None, patience=10):
         super().__init__(first_step)
         self.state = state
+        self.patience = patience
+        self._skipped = 0
+        self._in_a_row = 0
 
     def on_step(self, step, logs):
-        # A mean since the last line: finite until a loss in it is not.
-        if not math.isfinite(logs["loss"]):
+        loss, skipped = float(logs["loss"]), float(logs["skipped_updates"])
+        # Both count from the last line on.
+        was_skipped = skipped > (self._skipped if skipped >= self._skipped else 0)
+        self._skipped = skipped
+        self._in_a_row = self._in_a_row + 1 if was_skipped else 0
+        if self._in_a_row >= self.patience or not (was_skipped or math.isfinite(loss)):
             remains = f". {self.state.last_good()}" if self.state else ""
             raise TrainingDiverged(
-                f"the loss is {logs['loss']} at step {step}{remains}"
+                f"the loss is {loss} at step {step}, {self._in_a_row} updates in a row "
+                f"were not finite{remains}"
             )
+        if was_skipped:
+            print(f"step {step}: the gradients are not finite; no update", flush=True)
+        if not math.isfinite(loss):
+            # Else no later loss of this line would be a number either.
+            self.model.reset_metrics()
+            self._skipped = 0
+
+
+class Spikes(StepCallback):
+    """Tells of a step whose loss stands far above those before it.
+
+    Far is `deviations` times the mean distance of a loss from the running mean; both
+    are averages over about 50 steps.
+    """
+
+    def __init__(self, first_step, scalars, deviations=8.0):
+        super().__init__(first_step)
+        self.scalars = scalars
+        self.deviations = deviations
+        self._sum = self._count = self._resets = 0
+        self._mean = self._distance = None
+        self._seen = 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.model.num_metric_resets != self._resets:
+            self._resets = self.model.num_metric_resets
+            self._sum = self._count = 0
+
+    def on_step(self, step, logs):
+        # What is logged is the mean since metrics were reset.
+        mean = float(logs["loss"])
+        self._count += 1
+        loss = mean * self._count - self._sum
+        self._sum = mean * self._count
+        if not math.isfinite(loss):
+            return
+        if self._seen >= 20 and loss - self._mean > self.deviations * self._distance:
+            print(
+                f"step {step}: the loss is {loss:.4f}, a spike over {self._mean:.4f}",
+                flush=True,
+            )
+            self.scalars.write(step, {"train/loss_spike": loss})
+        self._take_in(loss)
+
+    def _take_in(self, loss):
+        self._seen += 1
+        if self._mean is None:
+            self._mean, self._distance = loss, 0.0
+        share = max(0.02, 1 / self._seen)
+        self._distance += share * (abs(loss - self._mean) - self._distance)
+        self._mean += share * (loss - self._mean)
 
 
 class Scalars:
@@ -222,6 +286,8 @@ class Checkpoint(StepCallback):
         stop = self.interruption.signal is not None
         if stop or step % self.every == 0 or step == self.total_steps:
             self.state.save(step)
+        if stop or step == self.total_steps:
+            self.state.wait()
         if stop and step < self.total_steps:
             print(f"saved at step {step}; the same command goes on from there")
             self.model.stop_training = True

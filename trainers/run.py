@@ -7,8 +7,6 @@ import os
 import signal
 import time
 
-import tensorflow as tf
-
 from deberta_tf import files, tokenizers
 from deberta_tf.optimization import WarmupLinear, adamw
 from deberta_tf.published import PUBLISHED_SIZES
@@ -20,7 +18,12 @@ from trainers.config import (
     check_choice,
     check_share,
 )
-from trainers.state import TrainingState
+from trainers.state import (
+    SavingFailed,
+    TrainingState,
+    checkpoints,
+    is_out_of_space,
+)
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
@@ -208,7 +211,7 @@ def dry_run(task, config, batches, evaluation):
     strategy = task.distribute_strategy
     spec = batches(0, 1, 0, 1).element_spec[0]
     print(f"batch: { ({name: tuple(one.shape) for name, one in spec.items()}) }")
-    watch = [callbacks.StopOnNonFinite(0)]
+    watch = [callbacks.StopOnNonFinite(0, patience=1)]
     dataset = devices.distribute(
         strategy, functools.partial(batches, 0, 1), config.batch_size
     )
@@ -236,7 +239,9 @@ def train(task, config, schedule, batches, evaluation, data_facts, derive=None):
         int: the signal that stopped the run, or None if it reached its last step.
 
     Raises:
-        TrainingDiverged: if the loss or a weight is no finite number.
+        TrainingDiverged: if a weight is no finite number, or many updates in a row
+            would have been none.
+        SavingFailed: if a checkpoint, preset or scalar could not be written.
         UsageError: if the checkpoint is of another model or other data.
     """
     total_steps = schedule.total_steps
@@ -246,6 +251,7 @@ def train(task, config, schedule, batches, evaluation, data_facts, derive=None):
     record = {"settings": as_json(config), "data": data_facts}
     if devices.is_chief():
         files.write_json(os.path.join(config.model_dir, CONFIG_FILE), record)
+        files.recover_directory(preset_dir(config))
     state = TrainingState(task, _checkpoint_dir(config))
     first_step = state.restore()
     if first_step:
@@ -257,6 +263,7 @@ def train(task, config, schedule, batches, evaluation, data_facts, derive=None):
         # In this order: nothing is logged, kept or saved of a loss that is no number.
         between_steps = [
             callbacks.StopOnNonFinite(first_step, state),
+            callbacks.Spikes(first_step, scalars),
             callbacks.Progress(
                 first_step,
                 total_steps,
@@ -276,13 +283,20 @@ def train(task, config, schedule, batches, evaluation, data_facts, derive=None):
             config.batch_size,
         )
         began = time.perf_counter()
-        task.fit(
-            dataset,
-            callbacks=between_steps,
-            steps_per_epoch=total_steps - first_step,
-            shuffle=False,
-            verbose=0,
-        )
+        try:
+            task.fit(
+                dataset,
+                callbacks=between_steps,
+                steps_per_epoch=total_steps - first_step,
+                shuffle=False,
+                verbose=0,
+            )
+        except OSError as error:
+            if not is_out_of_space(error):
+                raise
+            raise SavingFailed(f"{error}. {state.last_good()}") from None
+        finally:
+            state.wait()
         print(f"trained for {callbacks.duration(time.perf_counter() - began)}")
     return interruption.signal if state.step < total_steps else None
 
@@ -354,7 +368,7 @@ def _checkpoint_dir(config):
 
 
 def _has_checkpoint(config):
-    return tf.train.latest_checkpoint(_checkpoint_dir(config)) is not None
+    return bool(checkpoints(_checkpoint_dir(config)))
 
 
 def _check_facts(config, data_facts):
