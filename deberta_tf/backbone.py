@@ -58,6 +58,11 @@ class DebertaBackbone(writer.HuggingFaceSaving, keras_hub.models.Backbone):
         activation: Keras activation of the feed-forward part; "gelu" is exact.
         layer_norm_epsilon: float.
         clamp_distances: bool. See `RelativePositions`.
+        gradient_checkpointing: bool. In training each block keeps its input alone, and
+            is computed once more in the backward pass: less memory, more time.
+        scan_layers: bool. The blocks are one loop, over weights that are stacked for
+            it: a program that does not grow with their number, which XLA compiles
+            faster and runs slower. Weights and checkpoints are the same.
         attention_form: str. "auto", "shift" or "gather", see
             `DisentangledSelfAttention`.
         dtype: Keras dtype policy. Scores, softmax and layer norms are float32
@@ -111,6 +116,8 @@ class DebertaBackbone(writer.HuggingFaceSaving, keras_hub.models.Backbone):
         layer_norm_epsilon=1e-7,
         clamp_distances=True,
         attention_form="auto",
+        gradient_checkpointing=False,
+        scan_layers=False,
         dtype=None,
         **kwargs,
     ):
@@ -155,6 +162,8 @@ class DebertaBackbone(writer.HuggingFaceSaving, keras_hub.models.Backbone):
             convolution_kernel_size=convolution_kernel_size,
             convolution_groups=convolution_groups,
             convolution_activation=convolution_activation,
+            gradient_checkpointing=gradient_checkpointing,
+            scan_layers=scan_layers,
             dtype=dtype,
             name="encoder",
         )

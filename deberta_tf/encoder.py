@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from deberta_tf.attention import DisentangledSelfAttention
+from deberta_tf.block_loop import recomputed, scanned
 from deberta_tf.dropout import Dropout
 from deberta_tf.embeddings import table_initializer, token_mask
 from deberta_tf.relative_position import RelativePositions, select_rows
@@ -206,6 +207,7 @@ class DebertaEncoder(keras.layers.Layer):
         normalize_relative_embeddings: bool.
         convolution_kernel_size, convolution_groups, convolution_activation: of the
             `NgramConvolution` after the first block; kernel size 0: none.
+        gradient_checkpointing, scan_layers: bools, as `DebertaBackbone` takes them.
 
     Call arguments:
         x: (b, l, hidden), the embeddings.
@@ -228,10 +230,14 @@ class DebertaEncoder(keras.layers.Layer):
         convolution_kernel_size=0,
         convolution_groups=1,
         convolution_activation="gelu",
+        gradient_checkpointing=False,
+        scan_layers=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_layers = num_layers
+        self.gradient_checkpointing = gradient_checkpointing
+        self.scan_layers = scan_layers
         self.normalize_relative_embeddings = normalize_relative_embeddings
         self.blocks = [
             DebertaEncoderBlock(**block, dtype=self.dtype_policy, name=f"block_{i}")
@@ -277,19 +283,30 @@ class DebertaEncoder(keras.layers.Layer):
         table = self._relative_table()
         hidden = [x]
         blocks = self.blocks[:-1] if skip_last_block else self.blocks
+        if self.scan_layers and len(blocks) > 1:
+            # The convolution follows the first block alone: it stays out of the loop.
+            alone = 0 if self.convolution is None else 1
+            blocks, rest = blocks[:alone], blocks[alone:]
+        else:
+            rest = []
         for block in blocks:
-            output = block(
-                hidden[-1],
-                relative_embeddings=table,
-                attention_mask=mask,
-                training=training,
-            )
+            output = self._run(block, hidden[-1], table, mask, training)
             if len(hidden) == 1 and self.convolution is not None:
                 output = self.convolution(
                     x, output, token_mask(padding_mask), training=training
                 )
             hidden.append(output)
+        if rest:
+            recompute = self.gradient_checkpointing
+            hidden += scanned(rest, hidden[-1], table, mask, training, recompute)
         return hidden if states else hidden[-1]
+
+    def _run(self, block, x, table, mask, training):
+        if self.gradient_checkpointing and training:
+            return recomputed(block, x, table, mask)
+        return block(
+            x, relative_embeddings=table, attention_mask=mask, training=training
+        )
 
     def last_block(
         self, query, memory, padding_mask, query_positions=None, training=None
@@ -346,6 +363,8 @@ class DebertaEncoder(keras.layers.Layer):
             "num_layers": self.num_layers,
             "block": block,
             "normalize_relative_embeddings": self.normalize_relative_embeddings,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "scan_layers": self.scan_layers,
             "convolution_kernel_size": convolution["kernel_size"] if convolution else 0,
             "convolution_groups": convolution["groups"] if convolution else 1,
             "convolution_activation": (

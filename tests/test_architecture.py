@@ -29,7 +29,7 @@ LEVELS = [
     },
     {"tokenizer_folders", "tokenizers", "rows"},
     {"relative_position", "checkpoints", "distribution", "serving"},
-    {"attention"},
+    {"attention", "block_loop"},
     {"embeddings", "encoder", "backbone"},
     {"heads", "task_heads"},
     {

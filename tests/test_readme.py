@@ -9,6 +9,7 @@ import pytest
 import deberta_tf
 from tests.foreign_folders import cache_hub_repository
 from tests.small_models import make_backbone, randomize
+from tests.test_strategies import mirrored
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
@@ -67,3 +68,21 @@ def test_a_checkpoint_is_brought_tuned_and_taken_back(hub, capsys):
     ((first, *_),) = scope["masked_lm"].fill_mask("The [MASK].")
     assert 0 < first[1] <= 1
     assert scope["generator"].backbone.num_layers == 1
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The preset has no head for DebertaTextClassifier:UserWarning",
+    "ignore:Hugging Face's library has no class with this head:UserWarning",
+)
+def test_it_trains_on_two_devices(hub, monkeypatch):
+    (block,) = blocks("On several devices")
+    assert len(block.strip().splitlines()) <= 15
+    strategy = mirrored(2)
+    monkeypatch.setattr("tensorflow.distribute.MirroredStrategy", lambda: strategy)
+    scope = {}
+    exec(block, scope)
+    task = scope["task"]
+    assert task.distribute_strategy.num_replicas_in_sync == 2
+    assert task.optimizer.iterations.numpy() == 3 * 128 // 32
+    texts = ["a lovely film", "a waste of time"]
+    assert task.predict(texts, batch_size=2, verbose=0).shape == (2, 2)

@@ -204,7 +204,11 @@ def build_task(config, names):
             match, or it has fewer absolute positions than `sequence_length`.
     """
     backbone = DebertaBackbone.from_preset(
-        config.preset, load_weights=config.load_weights, dtype=config.precision
+        config.preset,
+        load_weights=config.load_weights,
+        dtype=config.precision,
+        gradient_checkpointing=config.gradient_checkpointing,
+        scan_layers=config.scan_layers,
     )
     tokenizer = run.load_tokenizer(config)
     run.check_rows(config, tokenizer, backbone)

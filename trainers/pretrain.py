@@ -40,7 +40,13 @@ BACKBONE = (
     "convolution_kernel_size",
 )
 # How it computes, whatever its weights.
-OPTIONS = ("attention_form", "dropout", "attention_dropout")
+OPTIONS = (
+    "attention_form",
+    "dropout",
+    "attention_dropout",
+    "gradient_checkpointing",
+    "scan_layers",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,10 @@ class RunConfig:
     """Of initial weights, order of the data, dropout and masks."""
     precision: str = "float32"
     """Keras dtype policy: float32, mixed_bfloat16 or mixed_float16."""
+    gradient_checkpointing: bool = False
+    """Compute each block once more in the backward pass: less memory, more time."""
+    scan_layers: bool = False
+    """Run the blocks as one loop: a program that compiles fast, and runs slower."""
     jit_compile: bool = False
     """Compile the step with XLA."""
     log_every: int = 50

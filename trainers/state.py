@@ -129,6 +129,8 @@ class TrainingState:
 
     def last_good(self):
         """A sentence on what remains when a run has diverged."""
+        with contextlib.suppress(SavingFailed):
+            self.wait()
         newest = next(iter(checkpoints(self.directory)), "none was saved yet")
         return (
             f"Last good checkpoint: {newest}. A lower learning_rate, in another "

@@ -1,0 +1,113 @@
+"""Running blocks as functions of their weights: once more, or in a loop."""
+
+import contextlib
+
+import keras
+import tensorflow as tf
+
+from deberta_tf.dropout import ReplicaSeedGenerator
+
+
+def recomputed(block, x, table, mask):
+    """Runs a block in training, keeping its input alone for the backward pass.
+
+    Seeds are drawn before, so that the backward pass drops out what the forward pass
+    did; a function of tensors, so that no variable is read inside.
+
+    Args:
+        block: `DebertaEncoderBlock`, built.
+        x: (b, l, hidden).
+        table: (rows, hidden), the relative table, or None.
+        mask: bool (b, l, l).
+
+    Returns:
+        (b, l, hidden), what `block` returns.
+
+    Source: Chen et al. 2016 (arXiv 1604.06174).
+    """
+    seeds = [generator.next() for generator in seed_generators(block)]
+    weights = [tf.convert_to_tensor(v.value) for v in block.weights]
+    return _recomputed(block, weights, seeds, x, table, mask)
+
+
+def _recomputed(block, weights, seeds, x, table, mask):
+    def run(x, *others):
+        # What has no gradient, or is None, can't be an argument.
+        own, tables = others[: len(weights)], others[len(weights) :]
+        table = tables[0] if tables else None
+        return apply_block(block, own, seeds, x, table, mask, training=True)
+
+    tables = [] if table is None else [tf.convert_to_tensor(table)]
+    return tf.recompute_grad(run)(x, *weights, *tables)
+
+
+def scanned(blocks, x, table, mask, training, recompute=False):
+    """Runs blocks one after the other in one `tf.while_loop`.
+
+    The loop is compiled once, however many blocks there are; their weights are stacked
+    for it, which takes memory for a second copy of them.
+
+    Args:
+        blocks: list of `DebertaEncoderBlock`, built, alike but for their weights.
+        x, table, mask: as `recomputed` takes them.
+        training: bool.
+        recompute: bool. Keep the input of each block alone, see `recomputed`.
+
+    Returns:
+        list of the blocks' outputs, (b, l, hidden) each.
+    """
+    first, count = blocks[0], len(blocks)
+    columns = zip(*(block.weights for block in blocks), strict=True)
+    weights = [tf.stack([v.value for v in column]) for column in columns]
+    seeds = []
+    if training:
+        drawn = [[one.next() for one in seed_generators(block)] for block in blocks]
+        seeds = [tf.stack(column) for column in zip(*drawn, strict=True)]
+
+    def body(index, hidden, outputs):
+        own_seeds = [seed[index] for seed in seeds]
+        own_weights = [weight[index] for weight in weights]
+        if recompute and training:
+            hidden = _recomputed(first, own_weights, own_seeds, hidden, table, mask)
+        else:
+            hidden = apply_block(
+                first, own_weights, own_seeds, hidden, table, mask, training
+            )
+        return index + 1, hidden, outputs.write(index, hidden)
+
+    outputs = tf.TensorArray(x.dtype, size=count, element_shape=x.shape)
+    _, _, outputs = tf.while_loop(
+        lambda index, *_: index < count,
+        body,
+        (0, x, outputs),
+        maximum_iterations=count,
+        parallel_iterations=1,
+    )
+    return tf.unstack(outputs.stack(), count)
+
+
+def apply_block(block, weights, seeds, x, table, mask, training):
+    """A block's output under weights and seeds of one's own.
+
+    Args:
+        block: `DebertaEncoderBlock`.
+        weights: tensors in the order of `block.weights`.
+        seeds: tensors in the order of `seed_generators(block)`; empty: none is drawn.
+        x, table, mask: as `recomputed` takes them.
+        training: bool.
+    """
+    own = zip(block.weights, weights, strict=True)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(keras.StatelessScope(state_mapping=list(own)))
+        for generator, seed in zip(seed_generators(block), seeds, strict=False):
+            stack.enter_context(generator.giving(seed))
+        return block(
+            x, relative_embeddings=table, attention_mask=mask, training=training
+        )
+
+
+def seed_generators(block):
+    """The seed generators of a block and the layers in it."""
+    layers = [block, *block._flatten_layers(include_self=False)]
+    found = [getattr(layer, "seed_generator", None) for layer in layers]
+    return [one for one in found if isinstance(one, ReplicaSeedGenerator)]
