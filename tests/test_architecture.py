@@ -26,6 +26,7 @@ LEVELS = [
         "optimization",
         "updates",
         "dropout",
+        "causal",
     },
     {"tokenizer_folders", "tokenizers", "rows"},
     {"relative_position", "checkpoints", "distribution", "serving"},

@@ -22,7 +22,7 @@ from trainers import callbacks, devices, pretraining_data, run
 from trainers.config import check_at_least, check_choice, check_share, parse
 from trainers.pretraining_tasks import build_task, compile_task
 
-OBJECTIVES = ("masked_lm", "replaced_token")
+OBJECTIVES = ("masked_lm", "replaced_token", "masked_and_causal")
 # Settings of a new model: arguments of DebertaBackbone. The first four have no default.
 SIZES = ("num_layers", "hidden_dim", "num_heads", "intermediate_dim")
 BACKBONE = (
@@ -54,8 +54,9 @@ class PretrainConfig(run.RunConfig):
     """Pretrains a DeBERTa, by masked language modelling or replaced-token detection."""
 
     objective: str = "masked_lm"
-    """masked_lm, with the enhanced mask decoder (v1, v2); or replaced_token, a
-    generator and a discriminator (v3)."""
+    """masked_lm, with the enhanced mask decoder (v1, v2); replaced_token, a generator
+    and a discriminator (v3); masked_and_causal, every second row autoregressive,
+    scored by the perplexity of those."""
     data: str
     """Folder of rows that tools.build_pretraining_data wrote."""
     held_out: str | None = None
@@ -229,7 +230,10 @@ def derived_scalars(config, sequence_length, logs, seconds):
     """Perplexity and speeds, from the logs of a step and the seconds that it takes."""
     speeds = run.speeds(config, logs, seconds)
     tokens = speeds["examples_per_second"] * sequence_length
-    return {**perplexity(logs), **speeds, "tokens_per_second": tokens}
+    joint = config.objective == "masked_and_causal"
+    # The loss of two objectives has no perplexity.
+    scores = {} if joint else perplexity(logs)
+    return {**scores, **speeds, "tokens_per_second": tokens}
 
 
 def perplexity(scores):

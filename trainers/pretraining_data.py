@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from deberta_tf.causal import causal_inputs, joined_inputs
 from deberta_tf.masking import NgramMasker
 from trainers import batches
 
@@ -47,13 +48,18 @@ def training_batches(config, task, rows, first_step, last_step, host=0, num_host
 
 def held_out_batches(config, task, rows, host=0, num_hosts=1):
     """All rows once, masked the same way in every run; of the last batch, some rows
-    only fill it up, and weigh nothing."""
+    only fill it up, and weigh nothing. Of the joint objective they are causal ones."""
     size = batches.host_batch_size(config.batch_size, num_hosts)
     masked = masking(config, task, rows, HELD_OUT_SEED, size)
+    pad_token_id = task.preprocessor.tokenizer.pad_token_id
 
     def weighed(n, row):
-        inputs, mask_ids, mask_weights = masked(n, row)
         counts = n < len(rows)
+        if config.objective == "masked_and_causal":
+            batch = causal_inputs(*_read(rows, row, size, pad_token_id))
+            inputs, labels, weights = batch
+            return inputs, labels, weights * tf.cast(counts, tf.float32)[:, None]
+        inputs, mask_ids, mask_weights = masked(n, row)
         weights = mask_weights * tf.cast(counts, tf.float32)[:, tf.newaxis]
         # No token of such a row counts for a discriminator either.
         padding_mask = inputs["padding_mask"] * tf.cast(counts, tf.int32)[:, tf.newaxis]
@@ -76,18 +82,29 @@ def masking(config, task, rows, seed, size):
     names = task.input
 
     def masked(n, row):
-        token_ids = tf.numpy_function(rows.take, [row], tf.uint32, stateful=False)
-        token_ids.set_shape((size, rows.sequence_length))
-        token_ids = tf.cast(token_ids, tf.int32)
-        padding_mask = tf.cast(token_ids != tokenizer.pad_token_id, tf.int32)
+        token_ids, padding_mask = _read(rows, row, size, tokenizer.pad_token_id)
         inputs = masker(token_ids, padding_mask, seed, n)
         mask_ids, mask_weights = inputs.pop("mask_ids"), inputs.pop("mask_weights")
         inputs["padding_mask"] = padding_mask
         if "segment_ids" in names:
             inputs["segment_ids"] = tf.zeros_like(token_ids)
-        return inputs, mask_ids, mask_weights
+        if config.objective != "masked_and_causal":
+            return inputs, mask_ids, mask_weights
+        causal = causal_inputs(token_ids, padding_mask)
+        # So a row's tokens count about as much, whichever objective it is of.
+        return joined_inputs(
+            (inputs, mask_ids, mask_weights), causal, n % 2 == 1, config.mask_rate
+        )
 
     return masked
+
+
+def _read(rows, row, size, pad_token_id):
+    """(token_ids, padding_mask), int32 (size, l)."""
+    token_ids = tf.numpy_function(rows.take, [row], tf.uint32, stateful=False)
+    token_ids.set_shape((size, rows.sequence_length))
+    token_ids = tf.cast(token_ids, tf.int32)
+    return token_ids, tf.cast(token_ids != pad_token_id, tf.int32)
 
 
 def num_batches(config, rows):

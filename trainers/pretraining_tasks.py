@@ -33,7 +33,8 @@ def build_task(config, sequence_length):
             dtype=config.precision,
             **config.options(),
         )
-    if config.objective == "masked_lm":
+    if config.objective != "replaced_token":
+        check_causal(config, backbone)
         return DebertaMaskedLM(backbone, preprocessor, config.enhanced_mask_decoder)
     return DebertaReplacedTokenDetection(
         backbone,
@@ -44,10 +45,24 @@ def build_task(config, sequence_length):
     )
 
 
+def check_causal(config, backbone):
+    """Refuses an autoregressive model that looks ahead.
+
+    Raises:
+        UsageError: if it has the convolution, which sees the next token.
+    """
+    if config.objective == "masked_and_causal" and backbone.convolution_kernel_size:
+        raise files.UsageError(
+            "objective masked_and_causal needs a model without the convolution, which "
+            f"looks ahead. Received: convolution_kernel_size="
+            f"{backbone.convolution_kernel_size}"
+        )
+
+
 def compile_task(task, config, schedule):
     """Compiles the task for `fit`."""
     optimizer = run.make_optimizer(config, schedule)
-    if config.objective == "masked_lm":
+    if config.objective != "replaced_token":
         accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
         run.compile_task(task, config, optimizer, weighted_metrics=[accuracy])
         return
@@ -93,8 +108,9 @@ def _loaded(config, preprocessor):
         "compile": False,
         **config.options(),
     }
-    if config.objective == "masked_lm":
+    if config.objective != "replaced_token":
         task = DebertaMaskedLM.from_preset(config.preset, **arguments)
+        check_causal(config, task.backbone)
     else:
         task = DebertaReplacedTokenDetection.from_preset(
             config.preset, num_tokens=tokenizer.vocabulary_size(), **arguments

@@ -1,0 +1,205 @@
+"""Measures parts of the project beside other libraries', in turn, in one run.
+
+    python -m tools.benchmark masking --sequence_length 512 --batch_size 64
+
+Each contender does the same work in turn, round after round; medians are reported. What
+is not installed is left out, and said so.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+
+# In the environment of the reference tests. Loaded after TensorFlow, PyTorch crashes.
+try:
+    import transformers
+except ImportError:
+    transformers = None
+
+import keras_hub
+import numpy as np
+import tensorflow as tf
+
+from deberta_tf import files
+from deberta_tf.masking import NgramMasker
+from deberta_tf.rows import PretrainingRows, write_rows
+
+VOCABULARY = 32_000
+SPECIAL = {"pad": 0, "cls": 1, "sep": 2, "unk": 3, "mask": VOCABULARY - 1}
+MASK_RATE = 0.15
+
+
+class MadeUpTokenizer:
+    """What rows and maskers ask a tokenizer for; every third token continues a word."""
+
+    pad_token_id, cls_token_id, sep_token_id = SPECIAL["pad"], 1, 2
+    unk_token_id, mask_token_id = 3, SPECIAL["mask"]
+    special_token_ids = tuple(SPECIAL.values())
+
+    def vocabulary_size(self):
+        return VOCABULARY
+
+    def continues_word(self):
+        return np.arange(VOCABULARY) % 3 == 0
+
+    def fingerprint(self):
+        return "made up"
+
+
+def main(argv=None):
+    parser = files.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    masking = commands.add_parser(
+        "masking", help="reading, masking and batching rows: tokens a second and core"
+    )
+    for name, value in {
+        "sequence_length": 512,
+        "batch_size": 64,
+        "num_batches": 20,
+        "rounds": 5,
+    }.items():
+        masking.add_argument(f"--{name}", type=int, default=value)
+    arguments = parser.parse_args(argv)
+    if min(arguments.num_batches, arguments.rounds, arguments.batch_size) < 1:
+        raise files.UsageError("batch_size, num_batches and rounds must be at least 1")
+    benchmark_masking(arguments)
+
+
+def benchmark_masking(arguments):
+    """Prints tokens a second of one core, for each library."""
+    # TensorFlow, PyTorch and NumPy alike: this process has one core.
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = make_rows(os.path.join(folder, "rows"), arguments)
+        contenders = {
+            "deberta_tf, spans of up to 3 words": our_masking(rows, arguments, 3),
+            "deberta_tf, single tokens": our_masking(rows, arguments, 1),
+            "KerasHub MaskedLMMaskGenerator": keras_hub_masking(rows, arguments),
+        }
+        if transformers is None:
+            print("left out: transformers is not installed")
+        else:
+            contenders |= collators(rows, arguments)
+        report(contenders, arguments)
+
+
+def make_rows(folder, arguments):
+    """Rows of random tokens, as many as are read."""
+    count = arguments.batch_size * arguments.num_batches
+    rng = np.random.default_rng(0)
+    shape = (count, arguments.sequence_length)
+    token_ids = rng.integers(4, VOCABULARY - 1, shape).astype(np.uint32)
+    token_ids[:, 0], token_ids[:, -1] = SPECIAL["cls"], SPECIAL["sep"]
+    write_rows(folder, [token_ids], MadeUpTokenizer())
+    return PretrainingRows(folder)
+
+
+def report(contenders, arguments):
+    """Runs the contenders in turn, and prints medians and ratios to the first."""
+    tokens = arguments.batch_size * arguments.num_batches * arguments.sequence_length
+    durations = {name: [] for name in contenders}
+    for number in range(arguments.rounds + 1):
+        for name, run in contenders.items():
+            began = time.perf_counter()
+            seen = run()
+            if seen != arguments.num_batches:
+                raise RuntimeError(f"{name} gave {seen} batches")
+            # The first round warms up.
+            if number:
+                durations[name].append(time.perf_counter() - began)
+    speeds = {name: tokens / statistics.median(d) for name, d in durations.items()}
+    first = next(iter(speeds.values()))
+    for name, speed in speeds.items():
+        print(f"{name:44} {speed / 1e6:8.2f} M tokens/s {first / speed:8.2f}")
+
+
+def our_masking(rows, arguments, max_ngram):
+    """Rows by number, read and masked in tf.data, as the trainer does."""
+    masker = NgramMasker.of_tokenizer(
+        MadeUpTokenizer(), mask_rate=MASK_RATE, max_ngram=max_ngram
+    )
+    size = arguments.batch_size
+
+    def masked(step):
+        n = step * size + tf.range(size, dtype=tf.int64)
+        token_ids = tf.numpy_function(rows.take, [n], tf.uint32, stateful=False)
+        token_ids.set_shape((size, arguments.sequence_length))
+        return masker(tf.cast(token_ids, tf.int32), token_ids != 0, 1, n)
+
+    return counter(tf.data.Dataset.range(arguments.num_batches).map(masked))
+
+
+def keras_hub_masking(rows, arguments):
+    """The same rows through KerasHub's layer, in tf.data."""
+    places = int(MASK_RATE * arguments.sequence_length)
+    generator = keras_hub.layers.MaskedLMMaskGenerator(
+        vocabulary_size=VOCABULARY,
+        mask_selection_rate=MASK_RATE,
+        mask_token_id=SPECIAL["mask"],
+        mask_selection_length=places,
+        unselectable_token_ids=list(SPECIAL.values()),
+    )
+    dataset = batches_of(rows, arguments).map(
+        lambda token_ids: generator(tf.cast(token_ids, tf.int32))
+    )
+    return counter(dataset)
+
+
+def batches_of(rows, arguments):
+    """tf.data.Dataset of the rows' token ids."""
+    size = arguments.batch_size
+
+    def read(step):
+        n = step * size + tf.range(size, dtype=tf.int64)
+        token_ids = tf.numpy_function(rows.take, [n], tf.uint32, stateful=False)
+        token_ids.set_shape((size, arguments.sequence_length))
+        return token_ids
+
+    return tf.data.Dataset.range(arguments.num_batches).map(read)
+
+
+def counter(dataset):
+    """A callable that runs through a dataset, and returns how many batches it has."""
+    return lambda: sum(1 for _ in dataset)
+
+
+def collators(rows, arguments):
+    """Hugging Face's collators of masked language models, fed with the same rows."""
+    folder = tempfile.mkdtemp()
+    words = [f"token{i}" if i % 3 else f"##token{i}" for i in range(VOCABULARY)]
+    for name, place in SPECIAL.items():
+        words[place] = f"[{name.upper()}]"
+    files.atomic_write(os.path.join(folder, "vocab.txt"), "\n".join(words))
+    tokenizer = transformers.BertTokenizer.from_pretrained(folder)
+    kinds = {
+        "Hugging Face, single tokens": transformers.DataCollatorForLanguageModeling,
+        "Hugging Face, whole words": transformers.DataCollatorForWholeWordMask,
+    }
+    return {
+        name: collating(
+            kind(tokenizer=tokenizer, mlm_probability=MASK_RATE), rows, arguments
+        )
+        for name, kind in kinds.items()
+    }
+
+
+def collating(collator, rows, arguments):
+    """A callable that collates all batches of the rows."""
+    size = arguments.batch_size
+
+    def run():
+        count = 0
+        for step in range(arguments.num_batches):
+            taken = rows.take(np.arange(step * size, (step + 1) * size))
+            examples = [{"input_ids": row} for row in taken.astype(np.int64)]
+            count += "labels" in collator(examples)
+        return count
+
+    return run
+
+
+if __name__ == "__main__":
+    files.run_command(main)
