@@ -18,7 +18,7 @@ from deberta_tf import files, updates
 from deberta_tf.embeddings import check_absolute_length
 from deberta_tf.replaced_token import EMBEDDING_SHARINGS
 from deberta_tf.rows import PretrainingRows
-from trainers import callbacks, devices, pretraining_data, run
+from trainers import callbacks, devices, peak, pretraining_data, run
 from trainers.config import check_at_least, check_choice, check_share, parse
 from trainers.pretraining_tasks import build_task, compile_task
 
@@ -181,7 +181,7 @@ def main(argv=None):
         return run.dry_run(task, config, training, evaluation)
     shards = "".join(shard["sha256"] for shard in rows.manifest["shards"])
     facts = {"rows": hashlib.sha256(shards.encode()).hexdigest()}
-    derive = functools.partial(derived_scalars, config, rows.sequence_length)
+    derive = functools.partial(derived_scalars, config, task, rows.sequence_length)
     stopped_by = run.train(task, config, schedule, training, evaluation, facts, derive)
     if stopped_by:
         return run.exit_code(stopped_by)
@@ -226,14 +226,28 @@ def held_out_evaluation(config, task, rows):
     return run.Evaluation(evaluate, config.eval_every, "loss", False, "held_out")
 
 
-def derived_scalars(config, sequence_length, logs, seconds):
-    """Perplexity and speeds, from the logs of a step and the seconds that it takes."""
+def derived_scalars(config, task, sequence_length, logs, seconds):
+    """Perplexity, speeds and, of a chip that is known, the share of its peak.
+
+    Args:
+        config: `PretrainConfig`.
+        task: the task of the run.
+        sequence_length: int.
+        logs: dict, of a step.
+        seconds: float, that a step takes.
+    """
     speeds = run.speeds(config, logs, seconds)
     tokens = speeds["examples_per_second"] * sequence_length
     joint = config.objective == "masked_and_causal"
     # The loss of two objectives has no perplexity.
     scores = {} if joint else perplexity(logs)
-    return {**scores, **speeds, "tokens_per_second": tokens}
+    scalars = {**scores, **speeds, "tokens_per_second": tokens}
+    peak_of_one = peak.peak_operations(config)
+    if peak_of_one is not None:
+        replicas = task.distribute_strategy.num_replicas_in_sync
+        used = tokens * peak.operations_per_token(task, sequence_length)
+        scalars["share_of_peak"] = used / (replicas * peak_of_one)
+    return scalars
 
 
 def perplexity(scores):
