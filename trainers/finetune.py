@@ -21,7 +21,7 @@ from deberta_tf import files, metrics
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.embeddings import check_absolute_length
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
-from trainers import batches, callbacks, devices, examples, run
+from trainers import batches, callbacks, devices, examples, run, vocabulary
 from trainers.config import check_at_least, check_choice, check_share, parse
 
 REGRESSION_SCORES = {
@@ -210,8 +210,8 @@ def build_task(config, names):
         gradient_checkpointing=config.gradient_checkpointing,
         scan_layers=config.scan_layers,
     )
-    tokenizer = run.load_tokenizer(config)
-    run.check_rows(config, tokenizer, backbone)
+    tokenizer = vocabulary.load_tokenizer(config)
+    vocabulary.check_rows(config, tokenizer, backbone)
     preprocessor = DebertaTextClassifierPreprocessor(tokenizer, config.sequence_length)
     if backbone.absolute_position_input:
         check_absolute_length(config.sequence_length, backbone.max_sequence_length)

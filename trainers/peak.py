@@ -37,8 +37,8 @@ def peak_operations(config):
 def operations_per_token(task, sequence_length):
     """Operations of a training step for each token: forward, and twice that backward.
 
-    6 for each weight that multiplies every token, and the products of attention; neither
-    tables nor what is computed a second time count.
+    6 for each weight that multiplies every token, and the products of attention;
+    neither tables nor what is computed a second time count.
 
     Source: Chowdhery et al. 2022 (PaLM, arXiv 2204.02311), appendix B.
     """

@@ -6,7 +6,7 @@ from deberta_tf import files
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.replaced_token import DebertaReplacedTokenDetection
-from trainers import run
+from trainers import run, vocabulary
 
 
 def build_task(config, sequence_length):
@@ -15,7 +15,7 @@ def build_task(config, sequence_length):
     Raises:
         ValueError: if the tokenizer or the preset is missing, or they do not match.
     """
-    tokenizer = run.load_tokenizer(config)
+    tokenizer = vocabulary.load_tokenizer(config)
     preprocessor = DebertaMaskedLMPreprocessor(
         tokenizer, sequence_length, config.mask_rate, config.max_ngram or 3
     )
@@ -121,5 +121,5 @@ def _loaded(config, preprocessor):
                 f"preset {config.preset} has embedding_sharing={found!r}. Received: "
                 f"{config.embedding_sharing!r}"
             )
-    run.check_rows(config, tokenizer, task.backbone)
+    vocabulary.check_rows(config, tokenizer, task.backbone)
     return task

@@ -7,9 +7,8 @@ import os
 import signal
 import time
 
-from deberta_tf import files, tokenizers
+from deberta_tf import files
 from deberta_tf.optimization import WarmupLinear, adamw
-from deberta_tf.published import PUBLISHED_SIZES
 from trainers import callbacks, devices
 from trainers.config import (
     as_json,
@@ -112,44 +111,6 @@ def begin(config):
         results = json.dumps(_read_json(config, RESULTS_FILE), indent=2)
         print(f"{config.model_dir} is finished; its results:\n{results}")
     return finished and not config.dry_run
-
-
-def load_tokenizer(config):
-    """The tokenizer of `config.tokenizer`, else that of `config.preset`.
-
-    Raises:
-        UsageError: if there is none, or the weights are of another one.
-    """
-    own = _tokenizer_of_preset(config.preset, config.load_weights)
-    if config.tokenizer is None:
-        if own is None:
-            raise files.UsageError(
-                f"preset {config.preset!r} has no tokenizer: give --tokenizer"
-            )
-        return own
-    given = tokenizers.load_tokenizer(config.tokenizer)
-    if own and config.load_weights and own.fingerprint() != given.fingerprint():
-        raise files.UsageError(
-            f"{config.tokenizer} is not the tokenizer that preset {config.preset} was "
-            "trained with: leave out --tokenizer"
-        )
-    return given
-
-
-def check_rows(config, tokenizer, backbone):
-    """Refuses loaded weights whose table has many more rows than the tokenizer ids.
-
-    Published tables have up to about 900 rows without an id (mDeBERTa; SPEC 6.3).
-
-    Raises:
-        UsageError: if they can't be of one vocabulary.
-    """
-    size, num_rows = tokenizer.vocabulary_size(), backbone.vocabulary_size
-    if config.load_weights and num_rows - size > 1024:
-        raise files.UsageError(
-            f"the tokenizer has {size:,} tokens, the weights of {config.preset} have "
-            f"{num_rows:,} rows: they are not of one vocabulary"
-        )
 
 
 def make_schedule(config, total_steps, warmup_steps):
@@ -338,18 +299,6 @@ def describe(task, num_examples, total_steps, config):
         f"{total_steps:,} steps of {config.batch_size} ({epochs:.1f} epochs)",
         flush=True,
     )
-
-
-def _tokenizer_of_preset(preset, load_weights):
-    if preset in PUBLISHED_SIZES:
-        # Without its weights it is a geometry, for any tokenizer.
-        return tokenizers.load_tokenizer(preset) if load_weights else None
-    if preset is None or not (os.path.isdir(preset) or "://" in preset):
-        return None
-    try:
-        return tokenizers.DebertaTokenizer.from_preset(preset)
-    except ValueError:
-        return None
 
 
 def _evaluations(evaluation, config, first_step, total_steps, scalars, state):
