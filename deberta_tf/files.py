@@ -64,15 +64,19 @@ def write_json(path, value):
     atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path):
+def read_json(path, open_file=open):
     """The JSON object, a dict, that a file holds.
+
+    Args:
+        path: str.
+        open_file: callable from path and mode to a file, where `open` does not reach.
 
     Raises:
         ValueError: if the file holds anything else.
     """
-    with open(path, encoding="utf-8") as file:
+    with open_file(path, "rb") as file:
         try:
-            content = json.load(file)
+            content = json.loads(file.read())
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):

@@ -5,6 +5,7 @@ import itertools
 import os
 
 import numpy as np
+import tensorflow as tf
 
 from deberta_tf import files
 
@@ -196,7 +197,10 @@ def _describe(tokenizer):
 
 
 class PretrainingRows:
-    """Rows written by `write_rows`, memory-mapped, read by their numbers.
+    """Rows written by `write_rows`, read by their numbers.
+
+    Shards on this machine are memory-mapped; of those elsewhere ("gs://…") each row is
+    read when it is asked for.
 
     Args:
         directory: str. The folder with `manifest.json` and the shards.
@@ -276,14 +280,57 @@ class PretrainingRows:
                 )
 
 
+class RemoteArray:
+    """An .npy file that tf.io.gfile reads, row by row.
+
+    Args:
+        path: str.
+
+    Attributes:
+        shape: tuple of two ints.
+        dtype: NumPy dtype.
+
+    Raises:
+        ValueError: if the file is not a whole .npy file of rows.
+    """
+
+    def __init__(self, path):
+        self._path = path
+        with tf.io.gfile.GFile(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            self.shape, by_columns, self.dtype = header(file)
+            self._start = file.tell()
+            found = file.size() - self._start
+        self._row_size = self.dtype.itemsize * int(np.prod(self.shape[1:]))
+        if by_columns or found != self._row_size * len(self):
+            raise ValueError(f"{found} bytes of data, for shape {self.shape}")
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, indices):
+        with tf.io.gfile.GFile(self._path, "rb") as file:
+            rows = [self._row(file, int(index)) for index in indices]
+        return np.stack(rows)
+
+    def _row(self, file, index):
+        file.seek(self._start + index * self._row_size)
+        row = np.frombuffer(file.read(self._row_size), self.dtype)
+        return row.reshape(self.shape[1:])
+
+
 def _read_manifest(directory):
     path = os.path.join(directory, MANIFEST)
-    if not os.path.isfile(path):
+    if not tf.io.gfile.exists(path):
         raise FileNotFoundError(
             f"{directory} has no {MANIFEST}. Rows are made by "
             "tools/build_pretraining_data.py"
         )
-    manifest = files.read_json(path)
+    manifest = files.read_json(path, tf.io.gfile.GFile)
     found = (manifest.get("format"), manifest.get("format_version"))
     if found != (FORMAT, FORMAT_VERSION):
         raise ValueError(
@@ -294,10 +341,11 @@ def _read_manifest(directory):
 
 
 def _open_shard(path, shape):
-    if not os.path.isfile(path):
+    if not tf.io.gfile.exists(path):
         raise FileNotFoundError(f"{path}, a shard that {MANIFEST} names, is missing")
     try:
-        shard = np.lib.format.open_memmap(path, mode="r")
+        remote = "://" in path
+        shard = RemoteArray(path) if remote else np.lib.format.open_memmap(path, "r")
     except ValueError as error:
         raise ValueError(f"{path} is not a whole .npy file: {error}") from None
     if (shard.shape, shard.dtype) != (shape, _DTYPE):

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import pathlib
 import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from deberta_tf import rows
 
@@ -237,3 +239,36 @@ def test_another_tokenizer_is_refused_with_both_fingerprints(tmp_path):
     reader.check_tokenizer("f00d")
     with pytest.raises(ValueError, match="tokenizer f00d; this one is beef"):
         reader.check_tokenizer("beef")
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Rows in TensorFlow's file system in memory, and on disk: (there, here)."""
+    write(tmp_path / "here", 23, rows_per_shard=10)
+    there = f"ram://{tmp_path.name}/rows"
+    tf.io.gfile.makedirs(there)
+    for path in (tmp_path / "here").iterdir():
+        tf.io.gfile.copy(str(path), f"{there}/{path.name}", overwrite=True)
+    return there, str(tmp_path / "here")
+
+
+def test_rows_elsewhere_are_those_on_disk(elsewhere):
+    there, here = map(rows.PretrainingRows, elsewhere)
+    assert len(there) == len(here) == 23
+    for indices in ([0], [22, 3, 3, 10, 9], range(23)):
+        np.testing.assert_array_equal(there.take(indices), here.take(indices))
+    assert there.take([1]).dtype == np.uint32
+    there.check_tokenizer("f00d")
+
+
+def test_a_shard_elsewhere_that_is_cut_short_is_named(elsewhere):
+    there, here = elsewhere
+    name = "rows-00001-of-00003.npy"
+    whole = (pathlib.Path(here) / name).read_bytes()
+    for length in (40, len(whole) - 1):
+        with tf.io.gfile.GFile(f"{there}/{name}", "wb") as file:
+            file.write(whole[:length])
+        with pytest.raises(ValueError, match=f"{name} is not a whole .npy file"):
+            rows.PretrainingRows(there)
+    with pytest.raises(FileNotFoundError, match=r"ram://nowhere has no manifest\.json"):
+        rows.PretrainingRows("ram://nowhere")

@@ -53,3 +53,41 @@ def test_a_shuffle_is_not_a_shift():
     # Neighbours of one epoch are neighbours of the next only by chance.
     pairs = [set(zip(order[:-1], order[1:], strict=True)) for order in (first, second)]
     assert len(pairs[0] & pairs[1]) < 10
+
+
+@pytest.mark.parametrize("num_hosts", [1, 2, 3, 4, 6, 12])
+def test_the_hosts_blocks_in_order_are_the_batch(num_hosts):
+    def read(host, hosts):
+        # 2.4 epochs, so that batches reach over their ends.
+        dataset = batches.training_rows(25, 12, 7, 3, 8, host, hosts)
+        return [np.stack(pair) for pair in dataset.as_numpy_iterator()]
+
+    whole = read(0, 1)
+    parts = [read(host, num_hosts) for host in range(num_hosts)]
+    joined = [np.concatenate(blocks, axis=1) for blocks in zip(*parts, strict=True)]
+    np.testing.assert_array_equal(joined, whole)
+    np.testing.assert_array_equal(
+        np.concatenate([n for n, _ in whole]), np.arange(36, 96)
+    )
+    held_out = [
+        np.stack(
+            list(batches.rows_in_order(25, 12, host, num_hosts).as_numpy_iterator())
+        )
+        for host in range(num_hosts)
+    ]
+    alone = np.stack(list(batches.rows_in_order(25, 12).as_numpy_iterator()))
+    np.testing.assert_array_equal(np.concatenate(held_out, axis=2), alone)
+
+
+def test_hosts_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(ValueError, match="a batch of 12, 5 hosts"):
+        batches.training_rows(25, 12, 7, 0, 1, 0, 5)
+
+
+def test_a_far_step_is_computed_and_not_counted_up_to():
+    far = 10**12
+    dataset = batches.training_rows(1000, 8, 7, far, far + 1)
+    ((n, row),) = dataset.as_numpy_iterator()
+    np.testing.assert_array_equal(n, 8 * far + np.arange(8))
+    expected = [int(batches.row_of(tf.constant(one), 1000, 7)) for one in n]
+    np.testing.assert_array_equal(row, expected)

@@ -12,6 +12,7 @@ import pytest
 from deberta_tf.files import UsageError
 from deberta_tf.masked_lm import DebertaMaskedLM
 from deberta_tf.replaced_token import DebertaReplacedTokenDetection
+from deberta_tf.tasks import DebertaTextClassifier
 from tests.test_trainers_pretrain import data, flags
 from trainers import devices, run
 
@@ -53,7 +54,7 @@ def ports(count):
     return found
 
 
-def workers(command):
+def workers(command, module="trainers.pretrain"):
     """Two processes of one run, over loopback."""
     hosts = [f"localhost:{port}" for port in ports(2)]
     started = []
@@ -62,7 +63,7 @@ def workers(command):
             "cluster": {"worker": hosts},
             "task": {"type": "worker", "index": index},
         }
-        started.append(start(command, {"TF_CONFIG": json.dumps(cluster)}))
+        started.append(start(command, {"TF_CONFIG": json.dumps(cluster)}, module))
     return started
 
 
@@ -172,3 +173,43 @@ def test_replaced_tokens_are_learnt_on_two_devices(data, tmp_path):
         "examples_per_second",
         "tokens_per_second",
     }
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_on_several_devices_is_that_of_one(data, tmp_path):
+    sentences = ["the good film", "a bad film", "good", "so bad", "bad", "good good"]
+    lines = [f"{text},{int('good' in text)}" for text in sentences * 4]
+    path = tmp_path / "texts.csv"
+    path.write_text("\n".join(["sentence,label", *lines]) + "\n")
+    pretrained = {**SETTINGS, "total_steps": 1, "held_out": None}
+    finish(start(flags(data, tmp_path / "pretrained", **pretrained)))
+    settings = {
+        "preset": tmp_path / "pretrained" / "preset",
+        "train": path,
+        "dev": path,
+        "epochs": 4,
+        "batch_size": 8,
+        "sequence_length": 12,
+        "learning_rate": 1e-3,
+        "warmup_steps": 0,
+        "classifier_dropout": 0.0,
+    }
+
+    def command(name):
+        values = {**settings, "model_dir": tmp_path / name}
+        return [f"--{key}={value}" for key, value in values.items()]
+
+    module = "trainers.finetune"
+    finish(start(command("alone"), module=module))
+    finish(start([*command("two"), "--num_replicas=2"], module=module))
+    for process in workers(command("workers"), module):
+        finish(process)
+    results = [
+        json.loads((tmp_path / name / "results.json").read_text())
+        for name in ("alone", "two", "workers")
+    ]
+    assert results[0]["dev"]["accuracy"] > 0.4
+    for other in results[1:]:
+        assert other["dev"] == pytest.approx(results[0]["dev"], abs=1e-6)
+    for name in ("two", "workers"):
+        check_same_run(tmp_path / "alone", tmp_path / name, DebertaTextClassifier)
