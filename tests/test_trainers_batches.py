@@ -1,6 +1,8 @@
 """The order of training rows: every row once an epoch, any step by its number."""
 
 import numpy as np
+import pytest
+import tensorflow as tf
 
 from trainers import batches
 

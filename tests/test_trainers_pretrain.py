@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from deberta_tf import files, rows
 from deberta_tf.masked_lm import DebertaMaskedLM
+from deberta_tf.replaced_token import DebertaReplacedTokenDetection
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
 from tests.small_models import train_sentencepiece
 from trainers import callbacks, pretrain, pretraining_data
@@ -220,3 +221,31 @@ def test_mistakes_are_one_line(data, tmp_path, capsys, settings, message):
     assert line.startswith("error: ")
     assert re.search(message, line), line
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Hugging Face's library has no class with this head:UserWarning"
+)
+@pytest.mark.parametrize("layout", ["ours", "huggingface"])
+def test_replaced_token_pretraining_goes_on_from_a_folder(data, tmp_path, layout):
+    settings = {"objective": "replaced_token", "num_layers": 2}
+    command = flags(data, tmp_path / "first", **settings)
+    assert not pretrain.main(command)
+    preset = str(tmp_path / "first" / "preset")
+    if layout == "huggingface":
+        first = DebertaReplacedTokenDetection.from_preset(preset, compile=False)
+        preset = str(tmp_path / "theirs")
+        first.save_to_huggingface(preset, tokenizer=first.preprocessor.tokenizer)
+    own = {**dict.fromkeys(pretrain.BACKBONE), "tokenizer": None, "preset": preset}
+    again = {**settings, **own, "total_steps": 2, "warmup_steps": 0}
+    config = config_of(data, tmp_path / "again", **again)
+    task = pretrain.build_task(config, LENGTH)
+    first = DebertaReplacedTokenDetection.from_preset(
+        str(tmp_path / "first" / "preset"), compile=False
+    )
+    delta = first.shared_embeddings.embedding_delta
+    assert np.abs(delta).max() > 1e-4
+    # A rounded sum is between them in Hugging Face's layout.
+    np.testing.assert_allclose(task.shared_embeddings.embedding_delta, delta, atol=1e-6)
+    assert task.num_tokens == task.preprocessor.tokenizer.vocabulary_size()
+    assert not pretrain.main(flags(data, tmp_path / "again", **again))
