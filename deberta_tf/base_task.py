@@ -84,7 +84,11 @@ class DebertaTask(StrategyFit, writer.HuggingFaceSaving):
         return self.head(states, inputs, training=training)
 
     def fit(self, x=None, y=None, batch_size=None, shuffle=True, **kwargs):
-        """`keras.Model.fit` on raw inputs or ids; arrays and lists are shuffled."""
+        """`keras.Model.fit` on raw inputs or ids; arrays and lists are shuffled.
+
+        On several replicas, or with accumulation, their last batch is left out where it
+        is not full; what is in it differs from epoch to epoch.
+        """
         split = kwargs.get("validation_split")
         arrays = (list, tuple, dict, np.ndarray, tf.Tensor)
         if shuffle and not split and isinstance(x, arrays):
@@ -92,7 +96,8 @@ class DebertaTask(StrategyFit, writer.HuggingFaceSaving):
             weights = kwargs.pop("sample_weight", None)
             samples = keras.utils.pack_x_y_sample_weight(x, y, weights)
             x = tf.data.Dataset.from_tensor_slices(samples)
-            x = x.shuffle(x.cardinality()).batch(batch_size or 32)
+            x = x.shuffle(x.cardinality())
+            x = x.batch(batch_size or 32, drop_remainder=self.num_parts > 1)
             y = batch_size = None
         # Keras warns that it does not shuffle a dataset.
         return super().fit(x, y, batch_size, shuffle=False, **kwargs)

@@ -118,7 +118,18 @@ class StrategyFit:
             return keras.Model.fit(self, x, *args, **kwargs)
         if isinstance(x, tf.data.Dataset):
             self.check_batch_size(_batch_size(x))
+        elif self.num_parts > 1:
+            raise ValueError(
+                "Several replicas or parts need a tf.data.Dataset, batched with "
+                f"drop_remainder=True. Received: x of type {type(x).__name__}"
+            )
         return super().fit(x, *args, **kwargs)
+
+    @property
+    def num_parts(self):
+        """Parts that a global batch is taken in: replicas times accumulation."""
+        num_replicas = self.distribute_strategy.num_replicas_in_sync
+        return num_replicas * self.gradient_accumulation_steps
 
     def evaluate(self, x=None, *args, **kwargs):
         """`keras.Model.evaluate`; it takes distributed datasets too."""
@@ -136,7 +147,7 @@ class StrategyFit:
             ValueError: if replicas times parts do not divide it.
         """
         num_replicas = self.distribute_strategy.num_replicas_in_sync
-        parts = num_replicas * self.gradient_accumulation_steps
+        parts = self.num_parts
         if parts == 1 or (batch_size is not None and batch_size % parts == 0):
             return
         found = "batches that may differ in size: batch with drop_remainder=True"

@@ -8,8 +8,8 @@ import pytest
 
 import deberta_tf
 from tests.foreign_folders import cache_hub_repository
+from tests.mirrored import mirrored
 from tests.small_models import make_backbone, randomize
-from tests.test_strategies import mirrored
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 

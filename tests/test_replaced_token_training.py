@@ -8,13 +8,13 @@ from deberta_tf.replaced_token_training import (
     generator_loss,
     replace_tokens,
 )
+from tests.mirrored import mirrored
 from tests.test_replaced_token import MASK_ID, make_detection
 from tests.test_strategies import (
     BATCH,
     LENGTH,
     make_optimizer,
     masked_lm_data,
-    mirrored,
 )
 
 LAMBDA = 50.0

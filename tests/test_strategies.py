@@ -1,7 +1,6 @@
 """The same global batch gives the same training on any number of devices."""
 
 import contextlib
-import functools
 
 import keras
 import numpy as np
@@ -10,6 +9,7 @@ import tensorflow as tf
 
 from deberta_tf.masked_lm import DebertaMaskedLM
 from deberta_tf.tasks import DebertaTextClassifier
+from tests.mirrored import mirrored
 from tests.small_models import make_backbone
 
 STEPS = 20
@@ -19,17 +19,6 @@ PLACES = 6
 # Adam divides by the root of the second moment: what has no true gradient moves by
 # rounding alone (SPEC 14.4).
 WITHOUT_GRADIENT = ("key/bias", "position_key/bias")
-
-
-@functools.cache
-def mirrored(count):
-    """The one strategy of so many devices: TensorFlow numbers the collectives of a
-    process by strategy, and mixes up those of two."""
-    # Nor can collectives of two sizes follow each other: four devices meet on one of
-    # them, by `merge_call`.
-    meeting = tf.distribute.ReductionToOneDevice() if count == 4 else None
-    devices = [f"CPU:{i}" for i in range(count)]
-    return tf.distribute.MirroredStrategy(devices, cross_device_ops=meeting)
 
 
 def masked_lm_data(num_batches=STEPS, seed=0):
@@ -229,6 +218,17 @@ def test_a_batch_that_replicas_and_parts_do_not_divide_is_refused():
         task.fit(masked_lm_data(1))
     with pytest.raises(ValueError, match="drop_remainder=True"):
         task.fit(masked_lm_data(1).unbatch().batch(6))
+
+
+def test_arrays_are_batched_so_that_they_can_be_divided():
+    task = DebertaTextClassifier(make_backbone(num_layers=1), num_classes=2)
+    task.compile(make_optimizer(), gradient_accumulation_steps=2)
+    data = classifier_data().unbatch().batch(21).take(1)
+    ((inputs, labels),) = data.as_numpy_iterator()
+    task.fit(inputs, labels, batch_size=8, verbose=0)
+    assert task.optimizer.iterations.numpy() == 2
+    with pytest.raises(ValueError, match="need a tf.data.Dataset.*Received: x of type"):
+        task.fit(inputs, labels, batch_size=8, validation_split=0.2, verbose=0)
 
 
 def test_what_is_made_outside_of_the_strategy_is_refused():
