@@ -143,7 +143,7 @@ def test_each_network_is_updated_at_its_own_rate(rates):
     ("sharing", "decoupled"),
     [
         ("gdes", True),
-        ("es", False),
+        pytest.param("es", False, marks=pytest.mark.slow),
         pytest.param("gdes", False, marks=pytest.mark.slow),
         pytest.param("nes", True, marks=pytest.mark.slow),
     ],
@@ -182,7 +182,7 @@ def trained(strategy=None, sharing="gdes", parts=1, **kwargs):
         )
     # Replicas draw other tokens; here the draw is a function of the logits.
     detection.sample = drawn_by_rule
-    history = detection.fit(masked_lm_data(6), verbose=0).history
+    history = detection.fit(masked_lm_data(), verbose=0).history
     return detection, history
 
 

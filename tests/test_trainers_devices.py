@@ -140,6 +140,7 @@ def test_a_batch_that_can_not_be_divided_is_refused(tmp_path, settings, message)
         devices.make_strategy(config)
 
 
+@pytest.mark.slow
 def test_replaced_tokens_are_learnt_on_two_devices(data, tmp_path):
     settings = {
         **SETTINGS,

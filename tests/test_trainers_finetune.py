@@ -298,7 +298,7 @@ def test_more_tokens_than_absolute_positions_are_refused(data, tmp_path, preset)
         bucket_size=8,
         max_sequence_length=16,
     )
-    tokenizer = finetune.run.load_tokenizer(config_of(preset, data))
+    tokenizer = finetune.vocabulary.load_tokenizer(config_of(preset, data))
     folder = str(tmp_path / "preset")
     task = DebertaMaskedLM(backbone, DebertaMaskedLMPreprocessor(tokenizer, 16))
     task.save_to_preset(folder)

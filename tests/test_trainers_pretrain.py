@@ -226,7 +226,9 @@ def test_mistakes_are_one_line(data, tmp_path, capsys, settings, message):
 @pytest.mark.filterwarnings(
     "ignore:Hugging Face's library has no class with this head:UserWarning"
 )
-@pytest.mark.parametrize("layout", ["ours", "huggingface"])
+@pytest.mark.parametrize(
+    "layout", [pytest.param("ours", marks=pytest.mark.slow), "huggingface"]
+)
 def test_replaced_token_pretraining_goes_on_from_a_folder(data, tmp_path, layout):
     settings = {"objective": "replaced_token", "num_layers": 2}
     command = flags(data, tmp_path / "first", **settings)

@@ -142,7 +142,6 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_says_so(data, tmp_path):
     assert "step-000000002.safetensors; the same command goes on from there" in line
     folder = tmp_path / "checkpoints"
     assert os.listdir(folder) == ["step-000000002.safetensors"]
-    finish(start(flags(data, tmp_path)))
 
 
 def kill_after(delay, command):
@@ -222,7 +221,7 @@ def settings(data, folder, **others):
     "point",
     [
         "half written",
-        "named",
+        pytest.param("named", marks=pytest.mark.slow),
         pytest.param("written", marks=pytest.mark.slow),
         pytest.param("read back", marks=pytest.mark.slow),
     ],
