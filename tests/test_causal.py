@@ -143,7 +143,12 @@ def test_each_ablation_is_one_flag(data, tmp_path, flag):
 
 @pytest.mark.parametrize(
     "recipe",
-    ["pretrain_ablations", "pretrain_bert_baseline", "pretrain_base", "pretrain_v3_small"],
+    [
+        "pretrain_ablations",
+        "pretrain_bert_baseline",
+        "pretrain_base",
+        "pretrain_v3_small",
+    ],
 )
 def test_recipes_are_read(recipe):
     settings = ["--data=x", "--model_dir=y", "--tokenizer=z"]
