@@ -214,3 +214,19 @@ def test_a_fine_tuning_on_several_devices_is_that_of_one(data, tmp_path):
         assert other["dev"] == pytest.approx(results[0]["dev"], abs=1e-6)
     for name in ("two", "workers"):
         check_same_run(tmp_path / "alone", tmp_path / name, DebertaTextClassifier)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "task", "chief"),
+    [
+        ({}, {}, True),
+        ({"worker": ["a", "b"]}, {"type": "worker", "index": 0}, True),
+        ({"worker": ["a", "b"]}, {"type": "worker", "index": 1}, False),
+        ({"chief": ["c"], "worker": ["a"]}, {"type": "chief", "index": 0}, True),
+        ({"chief": ["c"], "worker": ["a"]}, {"type": "worker", "index": 0}, False),
+    ],
+)
+def test_one_process_writes(monkeypatch, cluster, task, chief):
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+    assert devices.is_chief() == chief
+    assert devices.is_multi_worker() == (len(cluster) > 0)

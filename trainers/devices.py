@@ -34,8 +34,10 @@ def make_strategy(config):
 
 def is_chief():
     """Whether this process is the one that writes: the only one, or the first."""
-    task = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {})
-    return task.get("type", "worker") != "worker" or task.get("index", 0) == 0
+    config = json.loads(os.environ.get("TF_CONFIG") or "{}")
+    task = config.get("task", {})
+    first = "chief" if config.get("cluster", {}).get("chief") else "worker"
+    return task.get("type", first) == first and task.get("index", 0) == 0
 
 
 def is_multi_worker():
