@@ -242,28 +242,29 @@ def train(task, config, schedule, batches, evaluation, data_facts, derive=None):
                 first_step, total_steps, config.save_every, state, interruption
             ),
         ]
-        dataset = devices.distribute(
-            task.distribute_strategy,
-            functools.partial(batches, first_step, total_steps),
-            config.batch_size,
-        )
         began = time.perf_counter()
-        try:
-            task.fit(
-                dataset,
-                callbacks=between_steps,
-                steps_per_epoch=total_steps - first_step,
-                shuffle=False,
-                verbose=0,
-            )
-        except OSError as error:
-            if not is_out_of_space(error):
-                raise
-            raise SavingFailed(f"{error}. {state.last_good()}") from None
-        finally:
-            state.wait()
+        steps = functools.partial(batches, first_step, total_steps)
+        _fit(task, config, steps, total_steps - first_step, between_steps, state)
         print(f"trained for {callbacks.duration(time.perf_counter() - began)}")
     return interruption.signal if state.step < total_steps else None
+
+
+def _fit(task, config, make_batches, num_steps, between_steps, state):
+    strategy = task.distribute_strategy
+    try:
+        task.fit(
+            devices.distribute(strategy, make_batches, config.batch_size),
+            callbacks=between_steps,
+            steps_per_epoch=num_steps,
+            shuffle=False,
+            verbose=0,
+        )
+    except OSError as error:
+        if not is_out_of_space(error):
+            raise
+        raise SavingFailed(f"{error}. {state.last_good()}") from None
+    finally:
+        state.wait()
 
 
 def speeds(config, logs, seconds):
