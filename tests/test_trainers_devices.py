@@ -23,8 +23,9 @@ SETTINGS = {
     "attention_dropout": 0.0,
     "learning_rate": 1e-4,
     "warmup_steps": 0,
-    "total_steps": 10,
-    "eval_every": 5,
+    "total_steps": 20,
+    "eval_every": 10,
+    "average_decay": 0.9,
 }
 
 
@@ -99,7 +100,7 @@ def scalars(model_dir):
 def test_a_run_on_several_devices_is_that_of_one(data, tmp_path, kind):
     settings = {**SETTINGS, "held_out": data / "rows" / "held_out"}
     alone = start(flags(data, tmp_path / "alone", **settings))
-    command = flags(data, tmp_path / kind, **settings)
+    command = flags(data, tmp_path / kind, **settings, gradient_accumulation_steps=2)
     if kind == "two_devices":
         started = [start([*command, "--num_replicas=2"])]
     else:
