@@ -5,6 +5,10 @@ import contextlib
 import keras
 import tensorflow as tf
 
+# Between the seeds of two replicas. A prime that does not divide 2^31 - 2: the seeds
+# of any number of replicas differ modulo that.
+REPLICA_STRIDE = 1_000_003
+
 
 class ReplicaSeedGenerator(keras.random.SeedGenerator):
     """A seed generator whose seeds differ between the replicas of a strategy.
@@ -23,8 +27,9 @@ class ReplicaSeedGenerator(keras.random.SeedGenerator):
         if context is None or context.num_replicas_in_sync == 1:
             return seed
         replica = tf.cast(context.replica_id_in_sync_group, seed.dtype)
-        # The second number counts draws: a stride that no run comes to.
-        return seed + tf.stack([tf.zeros_like(replica), replica * 2**26])
+        # Not in the second number, which counts draws: Keras takes seeds modulo
+        # 2^31 - 2, so that strides would come round to another replica's draws.
+        return seed + tf.stack([replica * REPLICA_STRIDE, tf.zeros_like(replica)])
 
     @contextlib.contextmanager
     def giving(self, seed):

@@ -9,12 +9,13 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from deberta_tf.files import UsageError, recover_directory
 from tests.test_trainers_devices import finish, start, weights, workers
 from tests.test_trainers_pretrain import data, flags
 from tests.test_trainers_run import save, small_config, small_task, train
-from trainers import state
+from trainers import callbacks, state
 from trainers.state import SavingFailed, TrainingState, checkpoints, read_checkpoint
 
 __all__ = ["data"]
@@ -103,6 +104,51 @@ def test_old_checkpoints_go_when_the_new_one_has_been_read_back(tmp_path, monkey
         save(task, tmp_path, 4)
     assert steps_of(tmp_path) == [3, 2]
     assert len(os.listdir(tmp_path)) == 2
+
+
+def test_damaged_checkpoints_do_not_take_the_place_of_whole_ones(tmp_path):
+    task, _ = small_task(small_config(tmp_path))
+    one = TrainingState(task, str(tmp_path), keep=3)
+    for step in (1, 4, 5):
+        one.save(step)
+        one.wait()
+    for path in checkpoints(tmp_path)[:2]:
+        spoil(path)
+    again = TrainingState(task, str(tmp_path))
+    assert again.restore() == 1
+    again.save(2)
+    again.wait()
+    assert steps_of(tmp_path) == [2, 1]
+    assert TrainingState(task, str(tmp_path)).restore() == 2
+
+
+def raise_at(monkeypatch, wanted, message):
+    """Lets the scalars of a step fail as TensorFlow does where it has no room."""
+    write = callbacks.Scalars.write
+
+    def write_or_raise(self, step, scalars):
+        if step == wanted:
+            raise tf.errors.ResourceExhaustedError(None, None, message)
+        write(self, step, scalars)
+
+    monkeypatch.setattr(callbacks.Scalars, "write", write_or_raise)
+
+
+def test_scalars_on_a_full_disk_are_one_line_too(tmp_path, monkeypatch):
+    config = small_config(tmp_path)
+    raise_at(monkeypatch, 4, "events.v2; No space left on device\n\tCould not flush")
+    message = (
+        r"^the disk is full: events.v2; No space left on device\. The last good "
+        r"checkpoint is .*step-000000002\.safetensors; the same command goes on"
+    )
+    with pytest.raises(SavingFailed, match=message):
+        train(config)
+
+
+def test_a_full_device_is_no_full_disk(tmp_path, monkeypatch):
+    raise_at(monkeypatch, 4, "OOM when allocating tensor")
+    with pytest.raises(tf.errors.ResourceExhaustedError, match="OOM when"):
+        train(small_config(tmp_path))
 
 
 FULL_DISK = """

@@ -7,6 +7,8 @@ import os
 import signal
 import time
 
+import tensorflow as tf
+
 from deberta_tf import files
 from deberta_tf.optimization import WarmupLinear, adamw
 from trainers import callbacks, devices
@@ -18,7 +20,6 @@ from trainers.config import (
     check_share,
 )
 from trainers.state import (
-    SavingFailed,
     TrainingState,
     checkpoints,
     is_out_of_space,
@@ -259,10 +260,10 @@ def _fit(task, config, make_batches, num_steps, between_steps, state):
             shuffle=False,
             verbose=0,
         )
-    except OSError as error:
+    except (OSError, tf.errors.OpError) as error:
         if not is_out_of_space(error):
             raise
-        raise SavingFailed(f"{error}. {state.last_good()}") from None
+        raise state.out_of_space(error) from None
     finally:
         state.wait()
 

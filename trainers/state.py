@@ -137,18 +137,34 @@ class TrainingState:
             "model_dir, may do"
         )
 
+    def out_of_space(self, error):
+        """The SavingFailed of a preset or scalar that had no space."""
+        with contextlib.suppress(SavingFailed):
+            self.wait()
+        reason = str(error).partition("\n")[0]
+        return SavingFailed(f"the disk is full: {reason}. {self._goes_on()}")
+
     def _write(self, step, arrays):
         try:
             write_checkpoint(self.directory, step, arrays)
-            for path in checkpoints(self.directory)[self.keep :]:
+            # Later ones are damaged: else the run had gone on from them. They must not
+            # take the place of whole ones.
+            paths = checkpoints(self.directory)
+            newest = paths.index(checkpoint_path(self.directory, step))
+            for path in paths[:newest] + paths[newest + self.keep :]:
                 os.unlink(path)
         except Exception as error:
             # Also what is no OSError: the thread's own report would go unseen.
-            newest = next(iter(checkpoints(self.directory)), "none")
             self._failure = (
-                f"step {step} could not be saved to {self.directory}: {error}. The "
-                f"last good checkpoint is {newest}; the same command goes on from there"
+                f"step {step} could not be saved to {self.directory}: {error}. "
+                f"{self._goes_on()}"
             )
+
+    def _goes_on(self):
+        newest = next(iter(checkpoints(self.directory)), "none")
+        return (
+            f"The last good checkpoint is {newest}; the same command goes on from there"
+        )
 
     def _assign(self, path, arrays):
         expected = {name: tuple(v.shape) for name, v in self._variables.items()}
@@ -177,6 +193,11 @@ def checkpoints(directory):
     return [os.path.join(directory, name) for name in names]
 
 
+def checkpoint_path(directory, step):
+    """Where the checkpoint of a step is, or will be."""
+    return os.path.join(directory, f"step-{step:09d}.safetensors")
+
+
 def write_checkpoint(directory, step, arrays):
     """Writes one checkpoint; it has its name when it was read back, not before.
 
@@ -190,7 +211,7 @@ def write_checkpoint(directory, step, arrays):
     """
     os.makedirs(directory, exist_ok=True)
     remove_leftovers(directory)
-    path = os.path.join(directory, f"step-{step:09d}.safetensors")
+    path = checkpoint_path(directory, step)
     temporary = f"{path}.new"
     metadata = {"format": FORMAT, "step": str(step), "sha256": digest(step, arrays)}
     try:
@@ -253,8 +274,11 @@ def digest(step, arrays):
 
 
 def is_out_of_space(error):
-    """Whether an OSError tells of a full disk, a quota or a limit of file size."""
-    return error.errno in _NO_SPACE
+    """Whether an error tells of a full disk, a quota or a limit of file size."""
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return True
+    # TensorFlow and h5py tell of the number in words alone.
+    return any(os.strerror(number) in str(error) for number in _NO_SPACE)
 
 
 def _is_finite(variable):
