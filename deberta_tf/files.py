@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import re
@@ -20,7 +21,7 @@ class UsageError(ValueError):
     """A mistake of the caller of a command: told in one line, no traceback."""
 
 
-# A wrong path of the user; other OSErrors (a full disk) keep their traceback.
+# A wrong path of the user; other OSErrors keep their traceback.
 _PATH_ERRORS = (
     FileNotFoundError,
     FileExistsError,
@@ -28,6 +29,7 @@ _PATH_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -153,9 +155,9 @@ def recover_directory(path):
 
 
 def run_command(main, argv=None):
-    """Runs `main(argv)`; a mistake of the user becomes one line and exit code 2.
+    """Runs `main(argv)`; a mistake of the user, or a full disk, becomes one line.
 
-    Exit codes: what `main` returns (None: 0), 2 for a mistake, 130 for Ctrl-C.
+    Exit codes: what `main` returns (None: 0), 2 with that line, 130 for Ctrl-C.
     """
     try:
         code = main(argv)
@@ -165,7 +167,20 @@ def run_command(main, argv=None):
     except (ValueError, *_PATH_ERRORS) as error:
         message = " ".join(str(error).split())
         sys.exit(_report(f"error: {message}"))
+    except Exception as error:
+        if not is_out_of_space(error):
+            raise
+        message = " ".join(str(error).split())
+        sys.exit(_report(f"error: the disk is full: {message}"))
     sys.exit(code or 0)
+
+
+def is_out_of_space(error):
+    """Whether an error tells of a full disk, a quota or a limit of file size."""
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return True
+    # TensorFlow and h5py tell of the number in words alone.
+    return any(os.strerror(number) in str(error) for number in _NO_SPACE)
 
 
 def _report(line):

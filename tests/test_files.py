@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 
@@ -120,6 +121,24 @@ def test_a_mistake_is_one_line_and_exit_code_2(error, capsys):
 def test_a_missing_file_is_named_in_one_line(capsys):
     assert exit_code(lambda argv: open("no/such/file")) == 2
     assert "'no/such/file'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "preset/model.h5"),
+        # As h5py tells of it.
+        OSError(
+            "Can't flush file (errno = 28, error message = 'No space left on device')"
+        ),
+    ],
+)
+def test_a_full_disk_is_one_line_and_exit_code_2(error, capsys):
+    def main(argv):
+        raise error
+
+    assert exit_code(main) == 2
+    assert capsys.readouterr() == ("", f"error: the disk is full: {error}\n")
 
 
 def test_a_defect_keeps_its_traceback():

@@ -120,13 +120,17 @@ class Scalars:
 
     def __init__(self, model_dir, first_step):
         self._board = None
+        self._path = os.path.join(model_dir, SCALARS_FILE)
+        self._kept = [line for line in _lines(self._path) if line["step"] <= first_step]
         if not devices.is_chief():
             return
-        self._path = os.path.join(model_dir, SCALARS_FILE)
-        kept = [line for line in _lines(self._path) if line["step"] <= first_step]
-        files.atomic_write(self._path, "".join(map(json_line, kept)))
+        files.atomic_write(self._path, "".join(map(json_line, self._kept)))
         folder = os.path.join(model_dir, "tensorboard")
         self._board = tf.summary.create_file_writer(folder)
+
+    def has(self, step, name):
+        """Whether a run that this one goes on from wrote a scalar at that step."""
+        return any(line["step"] == step and name in line for line in self._kept)
 
     def write(self, step, scalars):
         """Writes {name: number}; a name is "train/loss", "dev/accuracy" and so on."""
@@ -144,10 +148,23 @@ def _lines(path):
     if not os.path.exists(path):
         return
     with open(path, encoding="utf-8") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             # Only the last line can be cut short, by a kill in the midst of it.
             if line.endswith("\n"):
-                yield json.loads(line)
+                yield _scalars_of(line, f"{path}, line {number}")
+
+
+def _scalars_of(line, place):
+    try:
+        scalars = json.loads(line)
+        if isinstance(scalars["step"], int):
+            return scalars
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise files.UsageError(
+        f"{place} must be a JSON object with a step. Found: {line.strip()!r:.60}. "
+        "Mend the line, or remove the file"
+    )
 
 
 class Progress(StepCallback):
@@ -203,6 +220,8 @@ class Evaluate(StepCallback):
     """Scores the model every `every` steps and at the end, and keeps the best.
 
     The best so far is the preset `preset_dir`, its scores are in `scores.json` there.
+    A signal to stop ends an evaluation, of a run that is one process, or it is not
+    begun: the run that goes on makes it up.
 
     Args:
         first_step, total_steps, every: ints.
@@ -213,6 +232,7 @@ class Evaluate(StepCallback):
         preset_dir: str.
         scalars: `Scalars`.
         state: `TrainingState`.
+        interruption: `Interruption`.
     """
 
     def __init__(
@@ -227,6 +247,7 @@ class Evaluate(StepCallback):
         preset_dir,
         scalars,
         state,
+        interruption,
     ):
         super().__init__(first_step)
         self.total_steps = total_steps
@@ -238,19 +259,31 @@ class Evaluate(StepCallback):
         self.preset_dir = preset_dir
         self.scalars = scalars
         self.state = state
+        self.interruption = interruption
         # Without a checkpoint, a preset there is of another run.
         best = read_scores(preset_dir) if first_step else None
         self.best = -math.inf if best is None else self.sign * best[best_by]
 
-    def on_step(self, step, logs):
-        if step % self.every and step != self.total_steps:
+    def make_up(self, task):
+        """The evaluation of the step that a run goes on from, if it was stopped there
+        before it had it."""
+        self.set_model(task)
+        step = self.first_step
+        if step and not self.scalars.has(step, f"{self.name}/{self.best_by}"):
+            self.on_step(step)
+
+    def on_step(self, step, logs=None):
+        is_due = step % self.every == 0 or step == self.total_steps
+        if not is_due or self.interruption.signal is not None:
             return
         with updates.averaged(self.model.optimizers):
             self._evaluate(step)
 
     def _evaluate(self, step):
         began = time.perf_counter()
-        scores = self.evaluate(self.model)
+        scores = self.interruption.ends(self.evaluate, self.model)
+        if scores is None:
+            return
         better = self.sign * scores[self.best_by] > self.best
         if better:
             self.state.require_finite(step)
@@ -268,6 +301,8 @@ class Evaluate(StepCallback):
 
 class Checkpoint(StepCallback):
     """Saves the training state every `every` steps, at the end, and when told to stop.
+
+    When it stops, no process of the run goes before the state is on the disk.
 
     Args:
         first_step, total_steps, every: ints.
@@ -288,7 +323,8 @@ class Checkpoint(StepCallback):
             self.state.save(step)
         if stop or step == self.total_steps:
             self.state.wait()
-        if stop and step < self.total_steps:
+        if stop:
+            self.interruption.meet()
             print(f"saved at step {step}; the same command goes on from there")
             self.model.stop_training = True
 
@@ -296,27 +332,84 @@ class Checkpoint(StepCallback):
 class Interruption:
     """Notes the first SIGINT or SIGTERM, so that the step can end; the second kills.
 
+    Args:
+        sum_over_hosts: callable of `devices.sum_over_hosts`.
+
     Attributes:
-        signal: int, the signal that came, or None.
+        signal: int, the signal that came to any process of the run, or None; the same
+            in all of them from one step to the next.
     """
 
-    def __init__(self):
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, sum_over_hosts=list):
         self.signal = None
+        self._sum = sum_over_hosts
+        self._noted = None
+        self._is_awaited = False
         self._handlers = {}
 
     def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self.SIGNALS:
             self._handlers[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_):
+        # What another process has stopped is told to stop itself soon: not to die.
+        if self.signal is None or self._noted is not None:
+            self._restore()
+
+    def meet(self):
+        """Waits for all processes, and takes over what was noted in any of them."""
+        noted = self._sum([float(self._noted == number) for number in self.SIGNALS])
+        if self.signal is None:
+            came = (number for number, n in zip(self.SIGNALS, noted, strict=True) if n)
+            self.signal = next(came, None)
+
+    def ends(self, function, *args):
+        """What a function returns, or None where a signal ends it, at once.
+
+        The function must leave nothing half done. Where there are several processes
+        none ends it: the others would wait.
+        """
+        try:
+            try:
+                self._is_awaited = not devices.is_multi_worker()
+                if self._is_awaited and self._noted is not None:
+                    raise _Stop
+                return function(*args)
+            finally:
+                self._is_awaited = False
+        except _Stop:
+            self.meet()
+            return None
+
+    def _note(self, number, _frame):
+        self._noted = number
+        self._restore()
+        if self.signal is None:
+            print("interrupted: saving before the next step", file=sys.stderr)
+        if self._is_awaited:
+            raise _Stop
+
+    def _restore(self):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _note(self, number, _frame):
-        self.signal = number
-        self.__exit__()
-        print("interrupted: saving after this step", file=sys.stderr, flush=True)
+
+class _Stop(BaseException):
+    """Ends what is interrupted at once."""
+
+
+class Meeting(StepCallback):
+    """After each step, the processes of a run agree on whether to stop."""
+
+    def __init__(self, first_step, interruption):
+        super().__init__(first_step)
+        self.interruption = interruption
+
+    def on_step(self, step, logs):
+        self.interruption.meet()
 
 
 def save_preset(task, preset_dir, scores):

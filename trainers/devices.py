@@ -68,6 +68,35 @@ def distribute(strategy, make_batches, batch_size):
     return strategy.distribute_datasets_from_function(of_host)
 
 
+def sum_over_hosts(strategy):
+    """How the processes of a run add up what each of them has.
+
+    Args:
+        strategy: of `make_strategy`.
+
+    Returns:
+        Callable from a list of floats to the sums over all processes, times the devices
+        of one where there are several. All must call it, equally often: each waits for
+        the others.
+    """
+    if not is_multi_worker():
+        return list
+
+    def of_replica(values):
+        # Else the tensor is on no device, and can't be reduced.
+        values = tf.identity(values)
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+    add = tf.function(lambda values: strategy.run(of_replica, args=(values,)))
+
+    def sums(values):
+        added = add(tf.constant(values, tf.float32))
+        return strategy.experimental_local_results(added)[0].numpy().tolist()
+
+    return sums
+
+
 def describe(strategy):
     """The devices in words."""
     replicas = strategy.num_replicas_in_sync

@@ -19,11 +19,7 @@ from trainers.config import (
     check_choice,
     check_share,
 )
-from trainers.state import (
-    TrainingState,
-    checkpoints,
-    is_out_of_space,
-)
+from trainers.state import TrainingState, checkpoints
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
@@ -202,7 +198,7 @@ def train(task, config, schedule, batches, evaluation, data_facts, derive=None):
             `speeds`.
 
     Returns:
-        int: the signal that stopped the run, or None if it reached its last step.
+        int: the signal that stopped the run, or None if it is through.
 
     Raises:
         TrainingDiverged: if a weight is no finite number, or many updates in a row
@@ -222,10 +218,16 @@ def train(task, config, schedule, batches, evaluation, data_facts, derive=None):
     first_step = state.restore()
     if first_step:
         print(f"going on from the checkpoint of step {first_step}")
-    if first_step == total_steps:
-        return None
     scalars = callbacks.Scalars(config.model_dir, first_step)
-    with callbacks.Interruption() as interruption:
+    sum_over_hosts = devices.sum_over_hosts(task.distribute_strategy)
+    with callbacks.Interruption(sum_over_hosts) as interruption:
+        evaluations = _evaluations(
+            evaluation, config, first_step, total_steps, scalars, state, interruption
+        )
+        for evaluate in evaluations:
+            evaluate.make_up(task)
+        if first_step == total_steps or interruption.signal is not None:
+            return interruption.signal
         # In this order: nothing is logged, kept or saved of a loss that is no number.
         between_steps = [
             callbacks.StopOnNonFinite(first_step, state),
@@ -238,7 +240,8 @@ def train(task, config, schedule, batches, evaluation, data_facts, derive=None):
                 scalars,
                 derive,
             ),
-            *_evaluations(evaluation, config, first_step, total_steps, scalars, state),
+            callbacks.Meeting(first_step, interruption),
+            *evaluations,
             callbacks.Checkpoint(
                 first_step, total_steps, config.save_every, state, interruption
             ),
@@ -247,7 +250,7 @@ def train(task, config, schedule, batches, evaluation, data_facts, derive=None):
         steps = functools.partial(batches, first_step, total_steps)
         _fit(task, config, steps, total_steps - first_step, between_steps, state)
         print(f"trained for {callbacks.duration(time.perf_counter() - began)}")
-    return interruption.signal if state.step < total_steps else None
+    return interruption.signal
 
 
 def _fit(task, config, make_batches, num_steps, between_steps, state):
@@ -261,7 +264,7 @@ def _fit(task, config, make_batches, num_steps, between_steps, state):
             verbose=0,
         )
     except (OSError, tf.errors.OpError) as error:
-        if not is_out_of_space(error):
+        if not files.is_out_of_space(error):
             raise
         raise state.out_of_space(error) from None
     finally:
@@ -303,7 +306,9 @@ def describe(task, num_examples, total_steps, config):
     )
 
 
-def _evaluations(evaluation, config, first_step, total_steps, scalars, state):
+def _evaluations(
+    evaluation, config, first_step, total_steps, scalars, state, interruption
+):
     if evaluation is None:
         return []
     return [
@@ -314,6 +319,7 @@ def _evaluations(evaluation, config, first_step, total_steps, scalars, state):
             preset_dir=preset_dir(config),
             scalars=scalars,
             state=state,
+            interruption=interruption,
         )
     ]
 

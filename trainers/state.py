@@ -1,7 +1,6 @@
 """Training state on disk: what a run needs to go on as if it had never stopped."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -19,7 +18,6 @@ from trainers import devices
 
 FORMAT = "deberta_tf.training_state"
 _NAME = re.compile(r"step-(\d{9})\.safetensors")
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class TrainingDiverged(ValueError):
@@ -271,14 +269,6 @@ def digest(step, arrays):
         summary.update(f"{name} {array.shape} {array.dtype.name}".encode())
         summary.update(array.reshape(-1).view(np.uint8))
     return summary.hexdigest()
-
-
-def is_out_of_space(error):
-    """Whether an error tells of a full disk, a quota or a limit of file size."""
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        return True
-    # TensorFlow and h5py tell of the number in words alone.
-    return any(os.strerror(number) in str(error) for number in _NO_SPACE)
 
 
 def _is_finite(variable):
