@@ -174,7 +174,8 @@ class Progress(StepCallback):
     scalars, `examples_per_second` among them.
 
     Speed is that of steps alone: neither the first one, which traces and compiles,
-    nor evaluations and checkpoints count.
+    nor evaluations and checkpoints count. The first line of a run that goes on from a
+    step between two lines is the mean of the steps since that one.
     """
 
     def __init__(self, first_step, total_steps, log_every, schedule, scalars, derive):
