@@ -15,8 +15,9 @@ REFERENCE := .venv-reference
 demo: $(INSTALLED)
 	$(VENV_PYTHON) -m tools.demo --dir $(DEMO_DIR)
 
+# Most of a test is tracing, on one core: a process for each of two.
 test: $(INSTALLED)
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest -m "slow or network"

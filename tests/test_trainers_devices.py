@@ -13,6 +13,8 @@ from deberta_tf.files import UsageError
 from deberta_tf.masked_lm import DebertaMaskedLM
 from deberta_tf.replaced_token import DebertaReplacedTokenDetection
 from deberta_tf.tasks import DebertaTextClassifier
+from tests import worker_fits
+from tests.test_strategies import BFLOAT16_BOUND
 from tests.test_trainers_pretrain import data, flags
 from trainers import devices, run
 
@@ -110,6 +112,22 @@ def test_a_run_on_several_devices_is_that_of_one(data, tmp_path, kind):
     words = "2 CPU devices" + (", 2 workers" if kind == "two_workers" else "")
     assert words in outs[0]
     check_same_run(tmp_path / "alone", tmp_path / kind)
+
+
+@pytest.mark.slow
+def test_what_two_processes_fit_is_that_of_one_device(tmp_path):
+    path = tmp_path / "workers.npz"
+    for process in workers([str(path)], "tests.worker_fits"):
+        finish(process)
+    alone = dict(worker_fits.fits(None))
+    found = np.load(path)
+    assert len(found) == sum(len(values) for values in alone.values())
+    for name, values in alone.items():
+        bound = BFLOAT16_BOUND if name == "bfloat16" else 1e-5
+        for key, value in values.items():
+            np.testing.assert_allclose(
+                found[f"{name} {key}"], value, atol=bound, err_msg=f"{name} {key}"
+            )
 
 
 def test_an_unknown_tpu_is_one_line(tmp_path):

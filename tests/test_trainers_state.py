@@ -15,7 +15,7 @@ from deberta_tf.files import UsageError, recover_directory
 from tests.test_trainers_devices import finish, start, weights, workers
 from tests.test_trainers_pretrain import data, flags
 from tests.test_trainers_run import save, small_config, small_task, train
-from trainers import callbacks, state
+from trainers import scalars, state
 from trainers.state import SavingFailed, TrainingState, checkpoints, read_checkpoint
 
 __all__ = ["data"]
@@ -124,14 +124,14 @@ def test_damaged_checkpoints_do_not_take_the_place_of_whole_ones(tmp_path):
 
 def raise_at(monkeypatch, wanted, message):
     """Lets the scalars of a step fail as TensorFlow does where it has no room."""
-    write = callbacks.Scalars.write
+    write = scalars.Scalars.write
 
     def write_or_raise(self, step, scalars):
         if step == wanted:
             raise tf.errors.ResourceExhaustedError(None, None, message)
         write(self, step, scalars)
 
-    monkeypatch.setattr(callbacks.Scalars, "write", write_or_raise)
+    monkeypatch.setattr(scalars.Scalars, "write", write_or_raise)
 
 
 def test_scalars_on_a_full_disk_are_one_line_too(tmp_path, monkeypatch):

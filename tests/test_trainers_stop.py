@@ -19,6 +19,8 @@ from tests.test_trainers_run import (
     without_speed,
 )
 from trainers import callbacks, run
+from trainers.interruption import Interruption
+from trainers.scalars import Scalars
 from trainers.state import checkpoints
 
 __all__ = ["data"]
@@ -113,10 +115,12 @@ def crash_after_saving():
 
 
 def test_the_second_signal_kills():
-    with callbacks.Interruption() as interruption:
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    with Interruption() as interruption:
+        assert [signal.getsignal(number) for number in numbers] != before
         terminate()
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+        assert [signal.getsignal(number) for number in numbers] == before
         assert interruption.signal is None
         interruption.meet()
         assert interruption.signal == signal.SIGTERM
@@ -124,7 +128,7 @@ def test_the_second_signal_kills():
 
 def test_a_signal_to_another_process_stops_this_one():
     before = signal.getsignal(signal.SIGTERM)
-    with callbacks.Interruption(lambda noted: [0.0, 2.0]) as interruption:
+    with Interruption(lambda noted: [0.0, 2.0]) as interruption:
         interruption.meet()
         assert interruption.signal == signal.SIGINT
     # Told to stop as well, a little later, it still ends as it should.
@@ -136,7 +140,7 @@ def test_a_signal_to_another_process_stops_this_one():
 def test_a_broken_line_of_scalars_is_refused_by_its_number(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
     with pytest.raises(UsageError, match=r"metrics.jsonl, line 2 must be .* Found: "):
-        callbacks.Scalars(str(tmp_path), 2)
+        Scalars(str(tmp_path), 2)
 
 
 def test_a_signal_to_one_worker_stops_both(data, tmp_path):

@@ -3,18 +3,14 @@
 import json
 import math
 import os
-import signal
-import sys
 import time
 
 import keras
-import tensorflow as tf
 
 from deberta_tf import files, updates
 from trainers import devices
 from trainers.state import TrainingDiverged
 
-SCALARS_FILE = "metrics.jsonl"
 SCORES_FILE = "scores.json"
 
 
@@ -107,64 +103,6 @@ class Spikes(StepCallback):
         share = max(0.02, 1 / self._seen)
         self._distance += share * (abs(loss - self._mean) - self._distance)
         self._mean += share * (loss - self._mean)
-
-
-class Scalars:
-    """Scalars by step, to `metrics.jsonl` and to TensorBoard; the chief writes them.
-
-    Args:
-        model_dir: str.
-        first_step: int. Lines of later steps, from a run that was killed before it
-            saved them, are taken out of `metrics.jsonl`.
-    """
-
-    def __init__(self, model_dir, first_step):
-        self._board = None
-        self._path = os.path.join(model_dir, SCALARS_FILE)
-        self._kept = [line for line in _lines(self._path) if line["step"] <= first_step]
-        if not devices.is_chief():
-            return
-        files.atomic_write(self._path, "".join(map(json_line, self._kept)))
-        folder = os.path.join(model_dir, "tensorboard")
-        self._board = tf.summary.create_file_writer(folder)
-
-    def has(self, step, name):
-        """Whether a run that this one goes on from wrote a scalar at that step."""
-        return any(line["step"] == step and name in line for line in self._kept)
-
-    def write(self, step, scalars):
-        """Writes {name: number}; a name is "train/loss", "dev/accuracy" and so on."""
-        if self._board is None:
-            return
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json_line({"step": step, **scalars}))
-        with self._board.as_default(step=step):
-            for name, value in scalars.items():
-                tf.summary.scalar(name, value)
-        self._board.flush()
-
-
-def _lines(path):
-    if not os.path.exists(path):
-        return
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            # Only the last line can be cut short, by a kill in the midst of it.
-            if line.endswith("\n"):
-                yield _scalars_of(line, f"{path}, line {number}")
-
-
-def _scalars_of(line, place):
-    try:
-        scalars = json.loads(line)
-        if isinstance(scalars["step"], int):
-            return scalars
-    except (ValueError, TypeError, KeyError):
-        pass
-    raise files.UsageError(
-        f"{place} must be a JSON object with a step. Found: {line.strip()!r:.60}. "
-        "Mend the line, or remove the file"
-    )
 
 
 class Progress(StepCallback):
@@ -330,78 +268,6 @@ class Checkpoint(StepCallback):
             self.model.stop_training = True
 
 
-class Interruption:
-    """Notes the first SIGINT or SIGTERM, so that the step can end; the second kills.
-
-    Args:
-        sum_over_hosts: callable of `devices.sum_over_hosts`.
-
-    Attributes:
-        signal: int, the signal that came to any process of the run, or None; the same
-            in all of them from one step to the next.
-    """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-    def __init__(self, sum_over_hosts=list):
-        self.signal = None
-        self._sum = sum_over_hosts
-        self._noted = None
-        self._is_awaited = False
-        self._handlers = {}
-
-    def __enter__(self):
-        for number in self.SIGNALS:
-            self._handlers[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_):
-        # What another process has stopped is told to stop itself soon: not to die.
-        if self.signal is None or self._noted is not None:
-            self._restore()
-
-    def meet(self):
-        """Waits for all processes, and takes over what was noted in any of them."""
-        noted = self._sum([float(self._noted == number) for number in self.SIGNALS])
-        if self.signal is None:
-            came = (number for number, n in zip(self.SIGNALS, noted, strict=True) if n)
-            self.signal = next(came, None)
-
-    def ends(self, function, *args):
-        """What a function returns, or None where a signal ends it, at once.
-
-        The function must leave nothing half done. Where there are several processes
-        none ends it: the others would wait.
-        """
-        try:
-            try:
-                self._is_awaited = not devices.is_multi_worker()
-                if self._is_awaited and self._noted is not None:
-                    raise _Stop
-                return function(*args)
-            finally:
-                self._is_awaited = False
-        except _Stop:
-            self.meet()
-            return None
-
-    def _note(self, number, _frame):
-        self._noted = number
-        self._restore()
-        if self.signal is None:
-            print("interrupted: saving before the next step", file=sys.stderr)
-        if self._is_awaited:
-            raise _Stop
-
-    def _restore(self):
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-
-class _Stop(BaseException):
-    """Ends what is interrupted at once."""
-
-
 class Meeting(StepCallback):
     """After each step, the processes of a run agree on whether to stop."""
 
@@ -427,11 +293,6 @@ def read_scores(preset_dir):
         return None
     with open(path, encoding="utf-8") as file:
         return json.load(file)
-
-
-def json_line(values):
-    """A line of a .jsonl file."""
-    return json.dumps(values, ensure_ascii=False) + "\n"
 
 
 def in_words(scores):

@@ -23,6 +23,7 @@ from deberta_tf.embeddings import check_absolute_length
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
 from trainers import batches, callbacks, devices, examples, run, vocabulary
 from trainers.config import check_at_least, check_choice, check_share, parse
+from trainers.scalars import json_line
 
 REGRESSION_SCORES = {
     "pearson": metrics.pearson_correlation,
@@ -367,7 +368,7 @@ def write_predictions(config, split, logits, targets, names):
         if targets is not None:
             label = targets[row]
             line["label"] = float(label) if names is None else names[label]
-        lines.append(callbacks.json_line(line))
+        lines.append(json_line(line))
     path = os.path.join(config.model_dir, f"predictions-{split}.jsonl")
     files.atomic_write(path, "".join(lines))
 

@@ -19,6 +19,8 @@ from trainers.config import (
     check_choice,
     check_share,
 )
+from trainers.interruption import Interruption
+from trainers.scalars import Scalars
 from trainers.state import TrainingState, checkpoints
 
 CONFIG_FILE = "config.json"
@@ -208,19 +210,14 @@ def train(task, config, schedule, batches, evaluation, data_facts, derive=None):
     """
     total_steps = schedule.total_steps
     derive = derive or functools.partial(speeds, config)
-    _check_facts(config, data_facts)
-    os.makedirs(config.model_dir, exist_ok=True)
-    record = {"settings": as_json(config), "data": data_facts}
-    if devices.is_chief():
-        files.write_json(os.path.join(config.model_dir, CONFIG_FILE), record)
-        files.recover_directory(preset_dir(config))
+    _prepare_folder(config, data_facts)
     state = TrainingState(task, _checkpoint_dir(config))
     first_step = state.restore()
     if first_step:
         print(f"going on from the checkpoint of step {first_step}")
-    scalars = callbacks.Scalars(config.model_dir, first_step)
+    scalars = Scalars(config.model_dir, first_step)
     sum_over_hosts = devices.sum_over_hosts(task.distribute_strategy)
-    with callbacks.Interruption(sum_over_hosts) as interruption:
+    with Interruption(sum_over_hosts) as interruption:
         evaluations = _evaluations(
             evaluation, config, first_step, total_steps, scalars, state, interruption
         )
@@ -233,12 +230,7 @@ def train(task, config, schedule, batches, evaluation, data_facts, derive=None):
             callbacks.StopOnNonFinite(first_step, state),
             callbacks.Spikes(first_step, scalars),
             callbacks.Progress(
-                first_step,
-                total_steps,
-                config.log_every,
-                schedule,
-                scalars,
-                derive,
+                first_step, total_steps, config.log_every, schedule, scalars, derive
             ),
             callbacks.Meeting(first_step, interruption),
             *evaluations,
@@ -251,6 +243,15 @@ def train(task, config, schedule, batches, evaluation, data_facts, derive=None):
         _fit(task, config, steps, total_steps - first_step, between_steps, state)
         print(f"trained for {callbacks.duration(time.perf_counter() - began)}")
     return interruption.signal
+
+
+def _prepare_folder(config, data_facts):
+    _check_facts(config, data_facts)
+    os.makedirs(config.model_dir, exist_ok=True)
+    record = {"settings": as_json(config), "data": data_facts}
+    if devices.is_chief():
+        files.write_json(os.path.join(config.model_dir, CONFIG_FILE), record)
+        files.recover_directory(preset_dir(config))
 
 
 def _fit(task, config, make_batches, num_steps, between_steps, state):
