@@ -1,8 +1,11 @@
 """Pretraining data on disk: fixed-length rows of token ids in shards, a manifest."""
 
+import contextlib
 import hashlib
+import io
 import itertools
 import os
+import uuid
 
 import numpy as np
 import tensorflow as tf
@@ -101,29 +104,82 @@ def write_rows(directory, rows, tokenizer, rows_per_shard=65536, parameters=None
             f"Received: rows_per_shard={rows_per_shard}"
         )
     with files.atomic_directory(directory) as folder:
-        counts = {"rows": 0, "tokens": 0, "separators": 0}
+        tokens = separators = 0
         shards = []
         for shard in _shards(rows, rows_per_shard):
-            _check_ids(shard, tokenizer)
-            _count(shard, tokenizer, counts)
-            shards.append(_write_shard(folder, len(shards), shard))
+            tokens += count_tokens(shard, tokenizer)
+            separators += int(np.sum(shard == tokenizer.sep_token_id)) - len(shard)
+            path = os.path.join(folder, f"rows-{len(shards):05d}.npy")
+            shards.append(write_shard(path, shard, tokenizer))
         if not shards:
             raise ValueError("rows must hold one row at least. Received: none")
         _number_shards(folder, shards)
-        manifest = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "sequence_length": shard.shape[1],
-            "rows": counts["rows"],
-            "tokens": counts["tokens"],
-            # Each row is closed by one; the others stand between documents.
-            "documents": counts["separators"] - counts["rows"] + 1,
-            "shards": shards,
-            "tokenizer": _describe(tokenizer),
-            "parameters": parameters or {},
-        }
+        counts = {"tokens": tokens, "documents": separators + 1}
+        manifest = make_manifest(
+            shard.shape[1], counts, shards, tokenizer, parameters or {}
+        )
         files.write_json(os.path.join(folder, MANIFEST), manifest)
     return manifest
+
+
+def make_manifest(sequence_length, counts, shards, tokenizer, parameters):
+    """What `manifest.json` holds, see `write_rows`.
+
+    Args:
+        sequence_length: int.
+        counts: {"tokens": int, "documents": int}.
+        shards: list of what `write_shard` returned, in order.
+        tokenizer: the tokenizer that made the ids.
+        parameters: dict.
+    """
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "sequence_length": sequence_length,
+        "rows": sum(shard["rows"] for shard in shards),
+        **counts,
+        "shards": shards,
+        "tokenizer": _describe(tokenizer),
+        "parameters": parameters,
+    }
+
+
+def write_shard(path, shard, tokenizer):
+    """Writes one shard, under a temporary name first; also where `open` can't reach.
+
+    Args:
+        path: str.
+        shard: int array (num_rows, sequence_length).
+        tokenizer: the tokenizer that made the ids.
+
+    Returns:
+        {"file", "rows", "sha256"}.
+
+    Raises:
+        ValueError: if an id is not in the tokenizer's vocabulary.
+    """
+    _check_ids(shard, tokenizer)
+    buffer = io.BytesIO()
+    np.save(buffer, shard.astype(_DTYPE, copy=False))
+    data = buffer.getvalue()
+    # Its own in each process: a runner may have two write the same.
+    temporary = f"{path}.{uuid.uuid4().hex}.new"
+    try:
+        with tf.io.gfile.GFile(temporary, "wb") as file:
+            file.write(data)
+        tf.io.gfile.rename(temporary, path, overwrite=True)
+    except BaseException:
+        with contextlib.suppress(tf.errors.OpError):
+            tf.io.gfile.remove(temporary)
+        raise
+    digest = hashlib.sha256(data).hexdigest()
+    return {"file": os.path.basename(path), "rows": len(shard), "sha256": digest}
+
+
+def count_tokens(rows, tokenizer):
+    """Tokens of rows, int, without [CLS], [SEP] and [PAD]."""
+    special = (tokenizer.sep_token_id, tokenizer.pad_token_id)
+    return int(rows.size - len(rows) - np.sum(np.isin(rows, special)))
 
 
 def _shards(rows, rows_per_shard):
@@ -157,32 +213,12 @@ def _check_ids(shard, tokenizer):
         )
 
 
-def _count(shard, tokenizer, counts):
-    separators = int(np.sum(shard == tokenizer.sep_token_id))
-    padding = int(np.sum(shard == tokenizer.pad_token_id))
-    counts["rows"] += len(shard)
-    counts["separators"] += separators
-    counts["tokens"] += shard.size - len(shard) - separators - padding
-
-
-def _write_shard(folder, number, shard):
-    name = f"rows-{number:05d}.npy"
-    path = os.path.join(folder, name)
-    np.save(path, shard.astype(_DTYPE, copy=False))
-    return {"file": name, "rows": len(shard), "sha256": _sha256(path)}
-
-
 def _number_shards(folder, shards):
     """Puts the number of shards, known only now, into their names."""
     for number, shard in enumerate(shards):
         name = f"rows-{number:05d}-of-{len(shards):05d}.npy"
         os.rename(os.path.join(folder, shard["file"]), os.path.join(folder, name))
         shard["file"] = name
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _describe(tokenizer):
@@ -272,7 +308,11 @@ class PretrainingRows:
         """Raises ValueError unless every shard has the SHA-256 of the manifest."""
         for shard in self.manifest["shards"]:
             path = os.path.join(self.directory, shard["file"])
-            found = _sha256(path)
+            summary = hashlib.sha256()
+            with tf.io.gfile.GFile(path, "rb") as file:
+                while data := file.read(2**20):
+                    summary.update(data)
+            found = summary.hexdigest()
             if found != shard["sha256"]:
                 raise ValueError(
                     f"{path} has SHA-256 {found}; {MANIFEST} tells of "

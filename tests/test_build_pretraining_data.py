@@ -1,16 +1,24 @@
-"""tools/build_pretraining_data.py: from text files to rows."""
+"""tools/build_pretraining_data.py: from text to rows."""
 
+import errno
 import itertools
 import json
 import os
+import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import sentencepiece
+import tensorflow as tf
+import tensorflow_datasets as tfds
 
+from deberta_tf import rows
 from deberta_tf.files import UsageError, run_command
 from deberta_tf.rows import PretrainingRows
 from tools import build_pretraining_data as build
+from tools import corpus
 
 PAD, CLS, SEP = 0, 1, 2
 
@@ -46,35 +54,97 @@ def test_rows_hold_what_sentencepiece_gives_for_each_document(
     (tmp_path / "b.txt").write_text("\n \n\n" + "\r\n\r\n".join(lines[150:]) + "\n")
     run(spm_model, tmp_path / "data", tmp_path / "*.txt")
     reference = sentencepiece.SentencePieceProcessor(model_file=spm_model)
-    assert stream_of(tmp_path / "data/train") == reference.encode(lines)
+    found = stream_of(tmp_path / "data/train")
+    assert sorted(found) == sorted(reference.encode(sorted(set(lines))))
     assert os.listdir(tmp_path / "data") == ["train"]
 
 
+def read(path, document="line", part_bytes=2**22, longest=None, text_column="text"):
+    """All documents of a file, part by part, and what was counted."""
+    counts = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "PART_BYTES", part_bytes)
+        if longest is not None:
+            patch.setattr(corpus, "LONGEST_TEXT", longest)
+        parts, _ = corpus.parts_of([str(path)])
+        documents = [
+            text
+            for part in parts
+            for text in corpus.read_part(part, document, text_column, counts)
+        ]
+    return documents, counts
+
+
+@pytest.mark.parametrize("part_bytes", [1, 2, 3, 7, 1000])
 @pytest.mark.parametrize(
     ("document", "expected"),
-    [("block", ["one\ntwo", "three"]), ("line", ["one", "two", "three"])],
+    [("block", ["one\ntwo", "three", "é"]), ("line", ["one", "two", "three", "é"])],
 )
-def test_a_document_is_a_block_or_a_line(tmp_path, document, expected):
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf\n\none\r\ntwo\n\t\nthree")
-    documents = list(build.read_documents(str(tmp_path / "a.txt"), document))
+def test_a_document_is_a_block_or_a_line(tmp_path, document, expected, part_bytes):
+    text = "\ufeff\n\none\r\ntwo\n\t\n\u3000\nthree\n \r\né"
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    documents, counts = read(tmp_path / "a.txt", document, part_bytes)
     assert documents == expected
+    assert counts == {"bytes": sum(len(one.encode()) for one in expected)}
 
 
-def test_a_block_without_end_is_cut_into_documents(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "_LONGEST_DOCUMENT", 6)
-    (tmp_path / "a.txt").write_text("abc\nabc\nabc\nabcdefgh\nabc\n")
-    documents = list(build.read_documents(str(tmp_path / "a.txt"), "block"))
-    assert documents == ["abc\nabc", "abc\nabcdefgh", "abc"]
+@pytest.mark.parametrize("document", ["block", "line"])
+def test_the_parts_of_a_file_hold_each_document_once(tmp_path, document):
+    rng = random.Random(5)
+    pieces = ["a", "b b", "é", "", "", " ", "\t", "\r", "漢字 x"]
+    for number in range(30):
+        text = "\n".join(rng.choices(pieces, k=40))
+        path = tmp_path / f"{number}.txt"
+        path.write_bytes(text.encode())
+        whole, _ = read(path, document)
+        for part_bytes in (1, 4, 9, 33):
+            assert read(path, document, part_bytes)[0] == whole
 
 
-def test_documents_longer_than_a_batch_keep_their_order(
-    spm_model, sentences, tmp_path, monkeypatch
-):
-    (tmp_path / "a.txt").write_text("\n".join(sentences[:60]))
-    run(spm_model, tmp_path / "one", tmp_path / "a.txt", document="line")
-    monkeypatch.setattr(build, "_BATCH_CHARACTERS", 40)
-    run(spm_model, tmp_path / "many", tmp_path / "a.txt", document="line")
-    assert stream_of(tmp_path / "one/train") == stream_of(tmp_path / "many/train")
+def test_a_block_without_end_is_cut_into_documents(tmp_path):
+    (tmp_path / "a.txt").write_text("abc\nabc\nabc\nabcde\nabc\n")
+    documents, _ = read(tmp_path / "a.txt", "block", longest=6)
+    assert documents == ["abc\nab", "c", "abc\nab", "cde", "abc"]
+
+
+@pytest.mark.parametrize("part_bytes", [3, 1000])
+def test_a_giant_line_is_cut_between_characters_and_counted(tmp_path, part_bytes):
+    (tmp_path / "a.txt").write_text("漢字漢字x\nab\n", encoding="utf-8")
+    documents, counts = read(tmp_path / "a.txt", "line", part_bytes, longest=4)
+    assert documents == ["漢字", "漢字", "x", "ab"]
+    assert counts == {"bytes": 15, "cut": 3}
+
+
+def test_what_is_not_utf8_is_left_out_and_counted(tmp_path):
+    (tmp_path / "a.txt").write_bytes("é good\n\n".encode() + b"bad \xff\nx\n\nfine")
+    documents, counts = read(tmp_path / "a.txt", "block")
+    assert documents == ["é good", "fine"]
+    place = ["a.txt", 13, "not_utf8"]
+    assert counts == {"bytes": 11, "not_utf8": 1, "first_left_out": place}
+
+
+@pytest.mark.parametrize("part_bytes", [5, 1000])
+def test_json_lines_give_a_field(tmp_path, part_bytes):
+    lines = ['{"body": "one\\ntwo"}', "", '{"text": "x"}', '{"body": 3}', "{", "[1]"]
+    lines += ['{"body": "\\ud800"}', '{"body": "three"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    documents, counts = read(tmp_path / "a.jsonl", "line", part_bytes, None, "body")
+    assert documents == ["one\ntwo", "three"]
+    first = counts.pop("first_left_out")
+    assert first == ["a.jsonl", len(lines[0]) + 2, "no_text"]
+    assert counts == {"bytes": 12, "no_text": 4, "not_utf8": 1}
+
+
+def test_files_elsewhere_are_read_like_those_on_disk(tmp_path):
+    text = "one two\n\nthree\nfour\n\n" + "x" * 50 + "\n"
+    (tmp_path / "a.txt").write_text(text)
+    elsewhere = f"ram://{tmp_path.name}/a.txt"
+    with tf.io.gfile.GFile(elsewhere, "w") as file:
+        file.write(text)
+    for part_bytes in (4, 1000):
+        found = read(elsewhere, "block", part_bytes)
+        assert found == read(tmp_path / "a.txt", "block", part_bytes)
+    assert len(found[0]) == 3
 
 
 def test_held_out_documents_and_training_documents_are_all_and_disjoint(
@@ -97,25 +167,146 @@ def test_held_out_documents_and_training_documents_are_all_and_disjoint(
     assert abs(len(held_out) - 0.25 * len(lines)) < 5 * spread
 
 
-def test_the_same_command_writes_the_same_bytes(spm_model, sentences, tmp_path):
-    (tmp_path / "a.txt").write_text("\n".join(sentences[:100]))
-    options = {"document": "line", "held_out_fraction": 0.3, "rows_per_shard": 7}
-    for name in ("first", "second"):
-        run(spm_model, tmp_path / name, tmp_path / "a.txt", **options)
-    written = [path for path in (tmp_path / "first").rglob("*") if path.is_file()]
-    assert len(written) > 4
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_files_parts_and_workers_change_no_byte(
+    spm_model, sentences, tmp_path, num_workers, monkeypatch
+):
+    lines = sorted(set(sentences[:300]))
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    options = {"document": "line", "held_out_fraction": 0.3, "num_shards": 7}
+    run(spm_model, tmp_path / "one", tmp_path / "a.txt", num_workers=1, **options)
+    if num_workers == 1:
+        monkeypatch.setattr(corpus, "PART_BYTES", 500)
+    (tmp_path / "a.txt").write_text("\n".join(lines[::-1]))
+    several = {**options, "num_workers": num_workers}
+    run(spm_model, tmp_path / "two", tmp_path / "a.txt", **several)
+    written = [path for path in (tmp_path / "one").rglob("*") if path.is_file()]
+    assert len(written) == 2 + 5 + 2
     for path in written:
-        again = tmp_path / "second" / path.relative_to(tmp_path / "first")
+        again = tmp_path / "two" / path.relative_to(tmp_path / "one")
         assert path.read_bytes() == again.read_bytes()
 
 
-def test_a_long_run_tells_how_far_it_is(spm_model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(build, "_PROGRESS_SECONDS", 0)
-    (tmp_path / "a.txt").write_text("the film was good\n\nit moved me not")
+@pytest.mark.slow
+def test_two_processes_share_the_parts(spm_model, sentences, tmp_path):
+    # Workers take the length of parts from the module: a file of more than one.
+    lines = [f"{line} {number}" for number in range(2500) for line in sentences[:60]]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    assert (tmp_path / "a.txt").stat().st_size > corpus.PART_BYTES
+    for workers in (1, 2):
+        run(
+            spm_model,
+            tmp_path / str(workers),
+            tmp_path / "a.txt",
+            document="line",
+            num_workers=workers,
+            num_shards=3,
+        )
+    names = sorted(os.listdir(tmp_path / "1" / "train"))
+    assert len(names) == 4
+    for name in names:
+        one, two = (tmp_path / count / "train" / name for count in "12")
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_equal_documents_are_kept_once(spm_model, tmp_path):
+    (tmp_path / "a.txt").write_text("the film\n\nwas good\n\nthe film")
+    (tmp_path / "b.txt").write_text("the film")
+    run(spm_model, tmp_path / "data", tmp_path / "?.txt", num_shards=3)
+    manifest = PretrainingRows(str(tmp_path / "data/train")).manifest
+    assert (manifest["documents"], manifest["duplicates"]) == (2, 2)
+    reference = sentencepiece.SentencePieceProcessor(model_file=spm_model)
+    found = stream_of(tmp_path / "data/train")
+    assert sorted(found) == sorted(reference.encode(["the film", "was good"]))
+
+
+def test_a_run_tells_what_it_read_and_left_out(spm_model, tmp_path, capsys):
+    (tmp_path / "a.txt").write_bytes(b"the film was good\n\nit moved me not\n\n\xff")
+    (tmp_path / "b.txt").write_text("")
+    run(spm_model, tmp_path / "data", tmp_path / "*.txt")
+    told = capsys.readouterr().out
+    assert "train: 2 rows of 16 in 1 shard(s), 2 documents, " in told
+    assert "of 2 source(s), 1 of them empty; 1 documents are not UTF-8; the " in told
+    assert "first left out: a.txt at 36" in told
+    assert "MB/s and " in told
+
+
+def test_a_dataset_of_tfds_gives_a_feature(spm_model, sentences, tmp_path, monkeypatch):
+    texts = sorted(set(sentences[:40]))
+    features = tfds.features.FeaturesDict({"review": tfds.features.Text()})
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "reviews",
+        version="1.0.0",
+        features=features,
+        split_datasets={
+            "train": [(key, {"review": text}) for key, text in enumerate(texts)]
+        },
+        config="plain",
+        data_dir=str(tmp_path / "tfds"),
+    )
+    monkeypatch.setattr(corpus, "PART_EXAMPLES", 7)
+    options = {"data_dir": str(tmp_path / "tfds"), "text_column": "review"}
+    run(spm_model, tmp_path / "data", "tfds:reviews/plain:train[:20]", **options)
+    reference = sentencepiece.SentencePieceProcessor(model_file=spm_model)
+    found = stream_of(tmp_path / "data/train")
+    assert len(found) == 20
+    assert {*map(tuple, found)} < {*map(tuple, reference.encode(texts))}
+    manifest = PretrainingRows(str(tmp_path / "data/train")).manifest
+    expected = [{"file": "tfds:reviews/plain:train[:20]", "examples": 20}]
+    assert manifest["parameters"]["input"] == expected
+    for source, message in [
+        ("tfds:reviews/plain:dev", "no split 'dev'"),
+        ("tfds:no_such_set:train", "tfds:no_such_set:train"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            run(spm_model, tmp_path / "other", source, **options)
+
+
+def test_a_full_disk_leaves_nothing(spm_model, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.txt").write_text("the film was good")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(rows, "write_shard", full)
+    arguments = ["--tokenizer", spm_model, "--output", str(tmp_path / "data")]
+    arguments += ["--input", str(tmp_path / "a.txt")]
+    with pytest.raises(SystemExit) as caught:
+        run_command(build.main, arguments)
+    assert caught.value.code == 2
+    (line,) = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if line.startswith("error: ")
+    ]
+    assert line.startswith("error: the disk is full: [Errno 28] No space left")
+    assert len(line) < 300
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_flags_of_beam_choose_its_runner(spm_model, tmp_path):
+    (tmp_path / "a.txt").write_text("the film was good")
+    output = str(tmp_path / "data")
+    arguments = ["--tokenizer", spm_model, "--output", output, "--input"]
+    arguments += [str(tmp_path / "a.txt"), "--", "--runner=no.such.Runner"]
+    with pytest.raises(UsageError, match="flags of Beam .*no.such.Runner"):
+        build.main(arguments)
+    arguments[-1] = (
+        "--runner=apache_beam.runners.direct.direct_runner.BundleBasedDirectRunner"
+    )
+    build.main(arguments)
+    assert len(stream_of(tmp_path / "data/train")) == 1
+
+
+def test_rows_are_written_elsewhere_too(spm_model, tmp_path):
+    (tmp_path / "a.txt").write_text("the film was good")
+    output = f"ram://{tmp_path.name}/rows"
+    run(spm_model, output, tmp_path / "a.txt")
     run(spm_model, tmp_path / "data", tmp_path / "a.txt")
-    told = capsys.readouterr()
-    assert "train: 2 documents, " in told.err
-    assert "train: 2 rows of 16 in 1 shard(s), 2 documents, " in told.out
+    assert stream_of(output + "/train") == stream_of(tmp_path / "data/train")
+    PretrainingRows(output + "/train").verify()
+    with pytest.raises(UsageError, match="holds files; name another folder"):
+        run(spm_model, output, tmp_path / "a.txt")
 
 
 def test_the_manifest_tells_what_the_rows_were_made_of(spm_model, tmp_path):
@@ -128,7 +319,9 @@ def test_the_manifest_tells_what_the_rows_were_made_of(spm_model, tmp_path):
         "split": "train",
         "held_out_fraction": 0.0,
         "document": "block",
+        "text_column": "text",
         "input": [{"file": "a.txt", "bytes": 30}],
+        "read": {"bytes": 28},
     }
     assert str(tmp_path) not in json.dumps(manifest)
 
@@ -147,7 +340,7 @@ def test_byte_pair_vocabularies_serve_as_well(tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
     (tmp_path / "a.txt").write_text("aab\n\nba")
     run(str(tmp_path), tmp_path / "data", tmp_path / "a.txt")
-    assert stream_of(tmp_path / "data/train") == [[4, 6], [5, 4]]
+    assert sorted(stream_of(tmp_path / "data/train")) == [[4, 6], [5, 4]]
 
 
 def test_inputs_are_sorted_within_a_pattern_and_come_once(tmp_path):
@@ -155,8 +348,10 @@ def test_inputs_are_sorted_within_a_pattern_and_come_once(tmp_path):
         (tmp_path / name).write_text("text")
     (tmp_path / "empty.txt").write_text("")
     patterns = [str(tmp_path / name) for name in ("[1].txt", "*.txt", "b.txt")]
-    names = [os.path.basename(path) for path in build.input_files(patterns)]
+    parts, facts = corpus.parts_of(patterns)
+    names = [os.path.basename(part.source) for part in parts]
     assert names == ["[1].txt", "a.txt", "b.txt"]
+    assert [fact["bytes"] for fact in facts] == [4, 4, 4, 0]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +367,7 @@ def test_an_input_that_gives_no_text_is_named(tmp_path, name, message):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UsageError, match=message) as caught:
-        build.input_files([str(tmp_path / name)])
+        corpus.parts_of([str(tmp_path / name)])
     assert name in str(caught.value)
 
 
@@ -189,9 +384,10 @@ def test_a_fraction_that_holds_nothing_out_is_refused(spm_model, tmp_path):
         run(spm_model, tmp_path / "data", tmp_path / "a.txt", held_out_fraction="1e-09")
 
 
-def test_bytes_that_are_not_utf8_are_refused_by_file_and_offset(spm_model, tmp_path):
-    (tmp_path / "a.txt").write_bytes("é good\n".encode() + b"bad \xff\n")
-    with pytest.raises(UsageError, match=r"a\.txt is not UTF-8 at byte 12"):
+def test_text_that_is_not_utf8_at_all_is_refused_by_file(spm_model, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"bad \xff\n")
+    message = "no text for train.*1 documents are not UTF-8; the first left out: a.txt"
+    with pytest.raises(UsageError, match=message):
         run(spm_model, tmp_path / "data", tmp_path / "a.txt")
     assert not (tmp_path / "data").exists()
 
@@ -218,7 +414,8 @@ def test_a_folder_of_other_things_is_never_overwritten(spm_model, tmp_path):
     ("options", "message"),
     [
         ({"sequence_length": 7}, "--sequence_length must be at least 8; got 7"),
-        ({"rows_per_shard": 0}, "--rows_per_shard must be at least 1; got 0"),
+        ({"num_shards": 0}, "--num_shards must be at least 1; got 0"),
+        ({"num_workers": 0}, "--num_workers must be at least 1; got 0"),
         ({"held_out_fraction": 1.0}, "below 1; got 1.0"),
         ({"held_out_fraction": "nan"}, "below 1; got nan"),
     ],
@@ -239,3 +436,16 @@ def test_a_tokenizer_that_is_none_is_one_line_on_stderr(tmp_path, capsys):
         line = capsys.readouterr().err.strip().splitlines()[-1]
         assert (caught.value.code, line.startswith("error: ")) == (2, True)
         assert message in line
+
+
+def test_without_beam_it_says_how_to_install_it():
+    program = (
+        "import sys; sys.modules['apache_beam'] = None; "
+        "import tools.build_pretraining_data"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "pip install -r requirements-beam.txt" in last

@@ -1,38 +1,151 @@
-"""Turns text files into rows of token ids to pretrain on, in shards with a manifest.
+"""Turns text into rows of token ids to pretrain on, in shards with a manifest.
 
-Writes OUTPUT/train and, where documents are held out, OUTPUT/held_out. Text is read as
-a stream; the same input and options give the same files.
+    python -m tools.build_pretraining_data --input 'text/*.txt' --output rows \\
+        --tokenizer vocabulary
+
+Writes OUTPUT/train and, where documents are held out, OUTPUT/held_out: an Apache Beam
+pipeline, on all cores of this machine, or where the flags of Beam after a "--" say. The
+same input and options give the same files, whatever the number of workers. Documents
+that occur twice are kept once.
 """
 
-import glob
-import hashlib
-import itertools
+import contextlib
+import errno
+import json
+import math
 import os
-import sys
 import time
 
 import tensorflow as tf
 
 from deberta_tf import files, rows, tokenizers
+from tools import corpus, corpus_pipeline
 
-# Text tokenized at once: enough to keep every core busy, little to hold.
-_BATCH_CHARACTERS = 2**18
-# A file without blank lines must not be one document, held in memory as a whole.
-_LONGEST_DOCUMENT = 2**20
-_PROGRESS_SECONDS = 15
+SPLITS = ("train", "held_out")
 
 
 def main(argv=None):
     options = _parse(argv)
     _check(options)
-    paths = input_files(options.input)
+    parts, sources = corpus.parts_of(options.input, options.data_dir)
     tokenizer = tokenizers.load_tokenizer(options.tokenizer)
-    with files.atomic_directory(options.output) as folder:
-        for split in ("train", "held_out") if options.held_out_fraction else ("train",):
-            start = time.monotonic()
-            directory = os.path.join(folder, split)
-            manifest = _write_split(split, directory, paths, tokenizer, options)
-            _report(split, manifest, time.monotonic() - start)
+    settings = {
+        "tokenizer": options.tokenizer,
+        "document": options.document,
+        "text_column": options.text_column,
+        "data_dir": options.data_dir,
+        "held_out_fraction": options.held_out_fraction,
+        "sequence_length": options.sequence_length,
+        "num_shards": options.num_shards
+        or math.ceil(len(parts) / corpus.PARTS_PER_SHARD),
+    }
+    began = time.monotonic()
+    workers = min(options.num_workers or os.cpu_count(), len(parts))
+    with _output_folder(options.output) as folder:
+        counts = _run(parts, folder, settings, workers, options.beam)
+        manifests = _manifests(counts, sources, tokenizer, settings)
+        for split, manifest in manifests.items():
+            path = os.path.join(folder, split, rows.MANIFEST)
+            with tf.io.gfile.GFile(path, "w") as file:
+                file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    _report(manifests, counts, sources, time.monotonic() - began, workers)
+
+
+def _run(parts, folder, settings, workers, flags):
+    """Runs the pipeline; returns what it counted."""
+    if not flags:
+        mode = "multi_processing" if workers > 1 else "in_memory"
+        flags = [
+            "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
+            f"--direct_running_mode={mode}",
+            f"--direct_num_workers={workers}",
+            "--default_sdk_harness_log_level=WARNING",
+        ]
+    try:
+        pipeline = corpus_pipeline.make_pipeline(flags)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise files.UsageError(f"flags of Beam {flags}: {error}") from None
+    try:
+        with pipeline:
+            corpus_pipeline.build(pipeline, parts, folder, settings)
+    except Exception as error:
+        # Beam tells of an error of a worker in the words of its traceback.
+        if files.is_out_of_space(error):
+            reason = os.strerror(errno.ENOSPC)
+            raise OSError(errno.ENOSPC, reason, folder) from None
+        raise
+    path = os.path.join(folder, corpus_pipeline.COUNTS_FILE)
+    with tf.io.gfile.GFile(path) as file:
+        counts = json.loads(file.read())
+    tf.io.gfile.remove(path)
+    return counts
+
+
+@contextlib.contextmanager
+def _output_folder(output):
+    """The folder to write to; where there are no renames, `output` itself: its
+    manifests, written last, make it whole."""
+    if "://" in output:
+        tf.io.gfile.makedirs(output)
+        yield output
+        return
+    with files.atomic_directory(output) as folder:
+        yield folder
+
+
+def _manifests(counts, sources, tokenizer, settings):
+    """{split: its manifest}.
+
+    Raises:
+        UsageError: if a split has no text.
+    """
+    manifests = {}
+    for split in SPLITS if settings["held_out_fraction"] else SPLITS[:1]:
+        shards = [one for one in counts["shards"] if one["split"] == split]
+        if not shards:
+            raise files.UsageError(
+                f"no text for {split}, with --held_out_fraction "
+                f"{settings['held_out_fraction']}, in {len(sources)} source(s), the "
+                f"first of them {sources[0]['file']!r}{_left_out(counts['read'])}"
+            )
+        totals = {
+            name: sum(shard[name] for shard in shards)
+            for name in ("tokens", "documents", "duplicates")
+        }
+        names = ("file", "rows", "sha256")
+        parameters = {
+            "split": split,
+            **{
+                name: settings[name]
+                for name in ("held_out_fraction", "document", "text_column")
+            },
+            "input": sources,
+            "read": counts["read"],
+        }
+        manifests[split] = rows.make_manifest(
+            settings["sequence_length"],
+            totals,
+            [{name: shard[name] for name in names} for shard in shards],
+            tokenizer,
+            parameters,
+        )
+    return manifests
+
+
+def _left_out(read):
+    """In words, what was left out or cut; nothing where nothing was."""
+    reasons = {
+        "not_utf8": "documents are not UTF-8",
+        "no_text": "records have no text in --text_column",
+        "cut": "pieces are of texts that were too long",
+    }
+    told = [
+        f"{read[name]:,} {words}" for name, words in reasons.items() if name in read
+    ]
+    if "first_left_out" in read:
+        source, place, _ = read["first_left_out"]
+        told.append(f"the first left out: {source} at {place:,}")
+    return "".join(f"; {words}" for words in told)
 
 
 def _parse(argv):
@@ -41,8 +154,9 @@ def _parse(argv):
         "--input",
         nargs="+",
         required=True,
-        metavar="FILE",
-        help="UTF-8 text files, or patterns such as 'text/**/*.txt'",
+        metavar="SOURCE",
+        help="UTF-8 text files or patterns such as 'text/**/*.txt', of JSON lines "
+        "where they end in .jsonl; or tfds:BUILDER:SPLIT",
     )
     parser.add_argument(
         "--tokenizer",
@@ -72,21 +186,44 @@ def _parse(argv):
         "held_out (%(default)s)",
     )
     parser.add_argument(
-        "--rows_per_shard",
+        "--text_column",
+        default="text",
+        help="field of JSON lines, or feature of TFDS, with the text (%(default)s)",
+    )
+    parser.add_argument("--data_dir", help="where TFDS keeps its data")
+    parser.add_argument(
+        "--num_shards",
         type=int,
-        default=65536,
-        help="rows in a file; one shard is held in memory (%(default)s)",
+        help="files to write, each of them held in memory once (default: one for 32 "
+        "MB of text)",
+    )
+    parser.add_argument(
+        "--num_workers",
+        type=int,
+        help="processes on this machine (default: its cores)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace what OUTPUT holds"
+    )
+    parser.add_argument(
+        "beam",
+        nargs="*",
+        metavar="-- BEAM_FLAG",
+        help="flags of Beam, after a --, such as --runner=DataflowRunner; paths must "
+        "then be those that its workers reach",
     )
     return parser.parse_args(argv)
 
 
 def _check(options):
-    for name, least in (("sequence_length", rows.SHORTEST_ROW), ("rows_per_shard", 1)):
+    least_of = {
+        "sequence_length": rows.SHORTEST_ROW,
+        "num_shards": 1,
+        "num_workers": 1,
+    }
+    for name, least in least_of.items():
         value = getattr(options, name)
-        if value < least:
+        if value is not None and value < least:
             raise files.UsageError(f"--{name} must be at least {least}; got {value}")
     if not 0 <= options.held_out_fraction < 1:
         raise files.UsageError(
@@ -99,6 +236,10 @@ def _check(options):
 
 
 def _check_output(output, overwrite):
+    if "://" in output:
+        if tf.io.gfile.exists(output) and tf.io.gfile.listdir(output):
+            raise files.UsageError(f"{output} holds files; name another folder")
+        return
     if os.path.lexists(output) and not overwrite:
         raise files.UsageError(f"{output} exists; --overwrite replaces it")
     files.check_replaceable(
@@ -106,158 +247,24 @@ def _check_output(output, overwrite):
     )
 
 
-def input_files(patterns):
-    """The files that paths and patterns name, each once, empty ones left out.
-
-    Order: that of `patterns`, the matches of each sorted.
-
-    Raises:
-        UsageError: if a pattern gives no file with something in it.
-    """
-    paths = {}
-    for pattern in patterns:
-        found = [pattern] if os.path.lexists(pattern) else None
-        found = found or sorted(glob.glob(pattern, recursive=True))
-        whole = [path for path in found if os.path.isfile(path)]
-        filled = [path for path in whole if os.path.getsize(path)]
-        if not filled:
-            if whole:
-                raise files.UsageError(f"--input: {pattern!r} is empty")
-            if os.path.isdir(pattern):
-                advice = os.path.join(pattern, "**", "*.txt")
-                raise files.UsageError(
-                    f"--input: {pattern!r} is a folder; name its files: {advice!r}"
-                )
-            raise files.UsageError(f"--input: no file {pattern!r}")
-        paths.update(dict.fromkeys(filled))
-    return list(paths)
-
-
-def read_documents(path, document):
-    """The documents of a text file, one string each, without outer line breaks.
-
-    Args:
-        path: str. A UTF-8 file.
-        document: "line": every line that is not blank; or "block": lines up to a
-            blank one. A block goes on as a new document after 2**20 characters.
-
-    Raises:
-        UsageError: if the file is not UTF-8, with the offset of the first bad byte.
-    """
-    lines = _read_lines(path)
-    if document == "line":
-        yield from (line for line in lines if line.strip())
-        return
-    block, num_characters = [], 0
-    for line in itertools.chain(lines, [""]):
-        is_blank = not line.strip()
-        if not is_blank:
-            block.append(line)
-            num_characters += len(line)
-        if block and (is_blank or num_characters >= _LONGEST_DOCUMENT):
-            yield "\n".join(block)
-            block, num_characters = [], 0
-
-
-def _read_lines(path):
-    offset = 0
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise files.UsageError(
-                    f"{path} is not UTF-8 at byte {offset + error.start}: "
-                    f"{error.reason}. Convert the file, or leave it out"
-                ) from None
-            # Some editors mark UTF-8 with a byte order mark; it is not text.
-            text = text.removeprefix("\ufeff") if offset == 0 else text
-            offset += len(line)
-            yield text.rstrip("\r\n")
-
-
-def is_held_out(document, held_out_fraction):
-    """Whether a document is held out: by its text, so that copies go one way."""
-    digest = hashlib.sha256(document.encode("utf-8")).digest()
-    return int.from_bytes(digest[:8], "big") < held_out_fraction * 2**64
-
-
-def _write_split(split, directory, paths, tokenizer, options):
-    fraction = options.held_out_fraction
-    documents = (
-        document
-        for path in paths
-        for document in read_documents(path, options.document)
-        if is_held_out(document, fraction) == (split == "held_out")
-    )
-    token_ids = _with_progress(split, _tokenize(documents, tokenizer))
-    packed = rows.pack_rows(token_ids, tokenizer, options.sequence_length)
-    first = next(packed, None)
-    if first is None:
-        raise files.UsageError(
-            f"no text for {split}, with --held_out_fraction {fraction}, in "
-            f"{len(paths)} file(s), the first of them {paths[0]!r}"
+def _report(manifests, counts, sources, seconds, workers):
+    for split, manifest in manifests.items():
+        print(
+            f"{split}: {manifest['rows']:,} rows of {manifest['sequence_length']} in "
+            f"{len(manifest['shards'])} shard(s), {manifest['documents']:,} documents, "
+            f"{manifest['tokens']:,} tokens; left out: {manifest['duplicates']:,} "
+            "duplicates"
         )
-    parameters = {
-        "split": split,
-        "held_out_fraction": fraction,
-        "document": options.document,
-        "input": [
-            {"file": os.path.basename(path), "bytes": os.path.getsize(path)}
-            for path in paths
-        ],
-    }
-    return rows.write_rows(
-        directory,
-        itertools.chain([first], packed),
-        tokenizer,
-        rows_per_shard=options.rows_per_shard,
-        parameters=parameters,
-    )
-
-
-def _tokenize(documents, tokenizer):
-    """Yields the ids of each document."""
-    signature = [tf.TensorSpec([None], tf.string)]
-    tokenize = tf.function(tokenizer.tokenize, input_signature=signature)
-    for batch in _batches(documents):
-        ragged = tokenize(tf.constant(batch))
-        ids, splits = ragged.values.numpy(), ragged.row_splits.numpy()
-        for start, end in itertools.pairwise(splits):
-            yield ids[start:end]
-
-
-def _batches(documents):
-    batch, num_characters = [], 0
-    for document in documents:
-        batch.append(document)
-        num_characters += len(document)
-        if num_characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, num_characters = [], 0
-    if batch:
-        yield batch
-
-
-def _with_progress(split, documents):
-    start = told = time.monotonic()
-    num_tokens = 0
-    for number, ids in enumerate(documents, 1):
-        yield ids
-        num_tokens += len(ids)
-        now = time.monotonic()
-        if now - told >= _PROGRESS_SECONDS:
-            told = now
-            rate = num_tokens / (now - start)
-            line = f"{split}: {number:,} documents, {num_tokens:,} tokens"
-            print(f"{line}, {rate:,.0f} tokens/s", file=sys.stderr, flush=True)
-
-
-def _report(split, manifest, seconds):
+    empty = sum(source.get("bytes") == 0 for source in sources)
+    read = counts["read"]
+    megabytes = read["bytes"] / 1e6
+    tokens = sum(manifest["tokens"] for manifest in manifests.values())
     print(
-        f"{split}: {manifest['rows']:,} rows of {manifest['sequence_length']} in "
-        f"{len(manifest['shards'])} shard(s), {manifest['documents']:,} documents, "
-        f"{manifest['tokens']:,} tokens, {manifest['tokens'] / seconds:,.0f} tokens/s"
+        f"read {megabytes:,.1f} MB of {len(sources)} source(s), {empty} of them empty"
+        f"{_left_out(read)}\n"
+        f"{seconds:.1f} s with {workers} worker(s): "
+        f"{megabytes / seconds / workers:,.2f} MB/s and "
+        f"{tokens / seconds / workers:,.0f} tokens/s each"
     )
 
 
