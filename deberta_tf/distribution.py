@@ -115,7 +115,16 @@ class StrategyFit:
             )
         if isinstance(x, tf.distribute.DistributedDataset):
             # What preprocesses takes datasets of one device alone.
-            return keras.Model.fit(self, x, *args, **kwargs)
+            history = keras.Model.fit(self, x, *args, **kwargs)
+        else:
+            self._check_batches(x)
+            history = super().fit(x, *args, **kwargs)
+        # Keras sets weights to their moving averages for the first one.
+        for optimizer in self.optimizers[1:]:
+            optimizer.finalize_variable_values(None)
+        return history
+
+    def _check_batches(self, x):
         if isinstance(x, tf.data.Dataset):
             self.check_batch_size(_batch_size(x))
         elif self.num_parts > 1:
@@ -123,7 +132,6 @@ class StrategyFit:
                 "Several replicas or parts need a tf.data.Dataset, batched with "
                 f"drop_remainder=True. Received: x of type {type(x).__name__}"
             )
-        return super().fit(x, *args, **kwargs)
 
     @property
     def num_parts(self):

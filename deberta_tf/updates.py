@@ -66,20 +66,25 @@ def adopt(optimizer, strategy):
             "not of the optimizer. Received: an optimizer with "
             f"gradient_accumulation_steps={parts}"
         )
-    if strategy is None or optimizer is None:
+    if optimizer is None:
+        return
+    # Keras's own for TensorFlow can't be called where a replica computes.
+    optimizer._overwrite_model_variables_with_average_value = functools.partial(
+        _set_to_averages, optimizer
+    )
+    if strategy is None:
         return
     if optimizer._distribution_strategy is not strategy:
         raise ValueError(
             "The optimizer was made outside of strategy.scope(): make it inside"
         )
     optimizer._all_reduce_sum_gradients = list
-    # Keras's own for TensorFlow can't be called where a replica computes.
-    optimizer._overwrite_model_variables_with_average_value = functools.partial(
-        _set_to_averages, optimizer
-    )
 
 
-def _set_to_averages(optimizer, variables):
+def _set_to_averages(optimizer, _=None):
+    # What Keras passes are the variables of the model, of which one of several
+    # optimizers has a part.
+    variables = optimizer._trainable_variables
     averages = optimizer._model_variables_moving_average
     for variable, average in zip(variables, averages, strict=True):
         if average is not None:
@@ -95,7 +100,7 @@ def averaged(optimizers):
         if optimizer.use_ema and optimizer.built:
             variables = optimizer._trainable_variables
             weights += [(variable, variable.numpy()) for variable in variables]
-            _set_to_averages(optimizer, variables)
+            _set_to_averages(optimizer)
     try:
         yield
     finally:

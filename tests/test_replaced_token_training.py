@@ -176,7 +176,8 @@ def trained(strategy=None, sharing="gdes", parts=1, **kwargs):
     keras.utils.set_random_seed(7)
     with strategy.scope() if strategy else tf.name_scope(""):
         detection = make_detection(sharing)
-        both = [make_optimizer() for _ in range(2 if sharing != "es" else 1)]
+        averages = {"use_ema": True, "ema_momentum": 0.9}
+        both = [make_optimizer(**averages) for _ in range(2 if sharing != "es" else 1)]
         detection.compile(
             *both, global_clipnorm=0.5, gradient_accumulation_steps=parts, **kwargs
         )
@@ -199,6 +200,17 @@ def test_two_devices_train_as_one_does(sharing, parts):
     assert logged.keys() == history.keys()
     for name, value in logged.items():
         np.testing.assert_allclose(history[name], value, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_after_a_fit_the_weights_of_both_networks_are_averages(count):
+    detection, _ = trained(mirrored(2) if count == 2 else None)
+    for optimizer in detection.optimizers:
+        averages = optimizer._model_variables_moving_average
+        pairs = list(zip(optimizer._trainable_variables, averages, strict=True))
+        assert len(pairs) > 20
+        for weight, average in pairs:
+            np.testing.assert_array_equal(weight, average, err_msg=weight.path)
 
 
 @pytest.mark.slow
