@@ -417,6 +417,9 @@ class ModelWithTokenizer(keras.Model):
         self.tokenizer = tokenizer
         self.dense = keras.layers.Dense(1)
 
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+
     def call(self, inputs):
         return self.dense(inputs)
 
