@@ -10,7 +10,10 @@ INSTALLED := $(VENV)/.installed
 # PyTorch and transformers stay out of the environment of everything else.
 REFERENCE := .venv-reference
 
-.PHONY: demo test test-slow test-reference lint format clean
+# Nor does the TPU's compiler load beside TensorFlow.
+TPU := .venv-tpu
+
+.PHONY: demo test test-slow test-reference tpu-check lint format clean
 
 demo: $(INSTALLED)
 	$(VENV_PYTHON) -m tools.demo --dir $(DEMO_DIR)
@@ -25,6 +28,9 @@ test-slow: $(INSTALLED)
 test-reference: $(REFERENCE)/.installed
 	$(REFERENCE)/bin/python -m pytest -m reference -s
 
+tpu-check: $(INSTALLED) $(TPU)/.installed
+	$(VENV_PYTHON) -m pytest -m tpu -s
+
 lint: $(INSTALLED)
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
@@ -34,7 +40,7 @@ format: $(INSTALLED)
 	$(VENV_PYTHON) -m ruff format .
 
 clean:
-	rm -rf $(VENV) $(REFERENCE) build .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(REFERENCE) $(TPU) build .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements.txt requirements-beam.txt requirements-dev.txt constraints.txt
@@ -42,6 +48,9 @@ $(INSTALLED): requirements.txt requirements-beam.txt requirements-dev.txt constr
 
 $(REFERENCE)/.installed: requirements.txt requirements-beam.txt requirements-dev.txt requirements-reference.txt constraints.txt
 	$(call make_venv,$(REFERENCE),requirements-reference.txt)
+
+$(TPU)/.installed: requirements-tpu-check.txt constraints.txt
+	$(call make_venv,$(TPU),requirements-tpu-check.txt)
 
 define make_venv
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'

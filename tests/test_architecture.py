@@ -47,7 +47,7 @@ LEVELS = [
 NOT_OURS = {"torch", "jax", "transformers", "onnxruntime", "flax", "huggingface_hub"}
 
 # Left out where it is not installed.
-COMPARED_WITH = {"tools.benchmark": {"transformers"}}
+COMPARED_WITH = {"tools.benchmark": {"transformers"}, "tools.tpu_backend": {"jax"}}
 
 
 def module_name(path):

@@ -12,6 +12,8 @@ from tests.mirrored import mirrored
 from tests.small_models import make_backbone, randomize
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
+# Room for the README's sentences in pieces of a small vocabulary.
+LONG = {"max_sequence_length": 48}
 
 
 def blocks(section):
@@ -32,12 +34,13 @@ def hub(tmp_path, monkeypatch, sentencepiece_proto):
     labels = ["CONTRADICTION", "NEUTRAL", "ENTAILMENT"]
     tasks = {
         "deberta-base-mnli": deberta_tf.DebertaTextClassifier(
-            make_backbone(convolution_kernel_size=3), labels=labels
+            make_backbone(**LONG, convolution_kernel_size=3), labels=labels
         ),
-        "deberta-base": deberta_tf.DebertaMaskedLM(make_backbone()),
-        "deberta-v3-base": make_backbone(),
+        "deberta-base": deberta_tf.DebertaMaskedLM(make_backbone(**LONG)),
+        "deberta-v3-base": make_backbone(**LONG),
         "deberta-v3-small": deberta_tf.DebertaReplacedTokenDetection(
-            make_backbone(), deberta_tf.DebertaMaskedLM(make_backbone(num_layers=1))
+            make_backbone(**LONG),
+            deberta_tf.DebertaMaskedLM(make_backbone(**LONG, num_layers=1)),
         ),
     }
     for name, task in tasks.items():

@@ -1,0 +1,137 @@
+"""tools/tpu_compile.py: the training step as a TPU's compiler sees it."""
+
+import os
+import pathlib
+import re
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deberta_tf.files import UsageError
+from tools import tpu_compile
+
+TPU_PYTHON = pathlib.Path(__file__).parents[1] / ".venv-tpu" / "bin" / "python"
+SMALL = ["--preset=deberta_v3_xsmall", "--num_layers=1", f"--tpu_python={TPU_PYTHON}"]
+
+
+def options_of(**settings):
+    settings = {"batch_size": 8, "sequence_length": 128, **settings}
+    return types.SimpleNamespace(**settings)
+
+
+def test_variables_are_made_without_their_numbers():
+    with tf.variable_creator_scope(tpu_compile.without_memory):
+        made = tf.Variable(lambda: tf.ones([2, 3000]))
+        small = tf.Variable(tf.ones([3]))
+    assert (made.shape, made.dtype) == ((2, 3000), tf.float32)
+    np.testing.assert_array_equal(small, np.ones(3))
+
+
+@pytest.mark.parametrize("objective", tpu_compile.OBJECTIVES)
+def test_the_step_of_each_objective_becomes_a_module(objective):
+    options = options_of(
+        preset="deberta_v3_xsmall",
+        num_layers=1,
+        objective=objective,
+        batch_size=2,
+        sequence_length=16,
+        precision="mixed_bfloat16",
+        attention_form="auto",
+        gradient_checkpointing=False,
+        scan_layers=False,
+    )
+    with tf.variable_creator_scope(tpu_compile.without_memory):
+        task = tpu_compile.make_task(options)
+    module = tpu_compile.serialized_step(task, options)
+    # Where TensorFlow made its operations is in it.
+    assert re.search(rb"coder(_\d+)?/block_0", module)
+    assert b"gradient_tape/" in module
+
+
+@pytest.mark.parametrize(("length", "places"), [(128, 20), (512, 80), (16, 10)])
+def test_a_batch_has_the_places_of_the_preprocessor(length, places):
+    options = options_of(objective="masked_lm", sequence_length=length)
+    inputs, labels, weights = tpu_compile.make_batch(options)
+    assert inputs["mask_positions"].shape == labels.shape == (8, places)
+    assert weights.shape == (8, places)
+
+
+def test_operations_over_scores_are_found_and_origins_counted(capsys):
+    rows = "deberta_3/encoder_2_1/block_0_1/attention_1/GatherV2"
+    again = "deberta_3/encoder_2/block_11_1_1/attention_1/GatherV2"
+    scores = "gradient_tape/deberta/encoder/block_3/attention/UnsortedSegmentSum"
+    operations = [
+        {"kind": "gather", "operation": rows, "elements": 97_920},
+        {"kind": "gather", "operation": again, "elements": 97_920},
+        {"kind": "scatter", "operation": scores, "elements": 786_432},
+        {"kind": "gather", "operation": "deberta/embeddings/x", "elements": 10**8},
+    ]
+    backbone = types.SimpleNamespace(num_heads=6)
+    task = types.SimpleNamespace(backbone=backbone, count_params=lambda: 7)
+    options = options_of(objective="masked_lm", preset="some", chip="v5e")
+    report = {
+        "seconds": 1.0,
+        "flops": 2e9,
+        "bytes": 3e9,
+        "arguments": 2**30,
+        "temporaries": 2**29,
+        "code": 2**29,
+        "operations": operations,
+    }
+    assert tpu_compile.tell(options, task, report) == 1
+    told = capsys.readouterr().out
+    assert "memory 2,048 MiB (12% of the chip)" in told
+    assert "   2 x gather of deberta/encoder/block_*/attention/GatherV2" in told
+    assert told.count("over scores:") == 1
+    assert f"over scores: scatter of {scores}, 786,432" in told
+    del operations[2]
+    assert tpu_compile.tell(options, task, report) == 0
+
+
+def test_a_batch_whose_tables_could_be_scores_is_refused():
+    backbone = types.SimpleNamespace(num_heads=6, head_dim=64)
+    # 20 places against twice 64; 128 queries.
+    for objective, smallest in (("masked_lm", 7), ("classification", 2)):
+        options = options_of(objective=objective, batch_size=smallest)
+        tpu_compile.check_size(backbone, options)
+        options.batch_size -= 1
+        with pytest.raises(UsageError, match="x 128 is too small to tell scores from"):
+            tpu_compile.check_size(backbone, options)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tpu_python=no/such/python"], "--tpu_python: no 'no/such/python'"),
+        (["--batch_size=0"], "--batch_size must be at least 1; got 0"),
+        (["--chip=v99"], "invalid choice: 'v99'"),
+    ],
+)
+def test_wrong_flags_are_refused_by_name(flags, message):
+    with pytest.raises(UsageError, match=message):
+        tpu_compile.main(["--preset=deberta_v3_xsmall", *flags])
+
+
+@pytest.mark.tpu
+def test_the_shift_moves_no_scores(capsys):
+    assert tpu_compile.main(SMALL) == 0
+    told = capsys.readouterr().out
+    assert "embeddings/token_embedding/GatherV2" in told
+    assert "over scores" not in told
+
+
+@pytest.mark.tpu
+def test_the_gather_form_moves_scores_and_fails(capsys):
+    assert tpu_compile.main([*SMALL, "--attention_form=gather"]) == 1
+    assert "over scores: gather of " in capsys.readouterr().out
+
+
+@pytest.mark.tpu
+def test_what_the_compiler_refuses_is_one_error(tmp_path):
+    path = tmp_path / "step.pb"
+    path.write_bytes(os.urandom(100))
+    options = options_of(tpu_python=str(TPU_PYTHON), chip="v5e")
+    with pytest.raises(UsageError, match="the compiler for v5e failed: "):
+        tpu_compile.compile_for(options, str(path))

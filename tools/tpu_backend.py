@@ -1,0 +1,117 @@
+"""Compiles an HLO module for a TPU that is not there, by libtpu; prints JSON.
+
+    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python tools/tpu_backend.py v5e:1x1 step.pb
+
+`tools.tpu_compile` calls it, in an environment of its own (requirements-tpu-check.txt)
+without TensorFlow and this project. One process at a time: libtpu holds a lock.
+"""
+
+import json
+import math
+import re
+import sys
+import time
+
+import jax.experimental.topologies
+import numpy as np
+from jax._src import compiler
+from jax._src.interpreters import mlir
+from jaxlib import xla_client
+from jaxlib.mlir import ir
+
+# What TPUs are slow at; "operation" is where TensorFlow made it.
+COUNTED = ("gather", "scatter", "sort")
+_INSTRUCTION = re.compile(
+    r"^\s*(?:ROOT )?%(?P<name>\S+) = (?P<shape>\(.*?\)|\S+) (?P<kind>[a-z][a-z\-]*)\("
+    r"(?P<operands>[^)]*)\)"
+)
+_COPY = re.compile(
+    r'"?mhlo\.copy"?[\s(]*(%[\w#]+)\)? : (?:\(tensor<[^>]*>\) -> )?(tensor<[^>]*>)'
+)
+_DIMENSIONS = re.compile(r"[a-z]+\d*\[([\d,]*)\]")
+
+
+def main(topology, path):
+    began = time.perf_counter()
+    with open(path, "rb") as file:
+        compiled = compile_module(topology, file.read())
+    report = {"seconds": time.perf_counter() - began, **describe(compiled)}
+    print(json.dumps(report))
+
+
+def compile_module(topology, serialized):
+    """The executable for one chip of a topology, such as "v5e:1x1"."""
+    found = jax.experimental.topologies.get_topology_desc(
+        platform="tpu", topology_name=topology
+    )
+    devices = found.devices[:1]
+    client = devices[0].client
+    text = xla_client._xla.mlir.xla_computation_to_mlir_module(
+        xla_client.XlaComputation(serialized)
+    )
+    # TensorFlow copies what it assigns to a variable; the compiler takes no such copy.
+    text = _COPY.sub(r"stablehlo.reshape \1 : (\2) -> \2", text)
+    with mlir.make_ir_context():
+        module = ir.Module.parse(text)
+    options = compiler.get_compile_options(
+        num_replicas=1,
+        num_partitions=1,
+        device_assignment=np.array([[devices[0].id]]),
+        backend=client,
+    )
+    return client.compile(module, xla_client.DeviceList(tuple(devices)), options)
+
+
+def describe(compiled):
+    """Memory in bytes, flops, bytes moved, and the operations of `COUNTED`."""
+    memory = compiled.get_compiled_memory_stats()
+    costs = compiled.cost_analysis()
+    costs = costs[0] if isinstance(costs, list) else costs
+    return {
+        "arguments": memory.argument_size_in_bytes,
+        "outputs": memory.output_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "code": memory.generated_code_size_in_bytes,
+        "flops": costs.get("flops"),
+        "bytes": costs.get("bytes accessed"),
+        "operations": operations(compiled.hlo_modules()[0].to_string()),
+    }
+
+
+def operations(text):
+    """[{"kind", "operation", "elements"}] of an optimised module's text.
+
+    `operation` is TensorFlow's name, with its layer; `elements` those that it moves: of
+    the array that a gather or sort gives, or that a scatter takes in.
+    """
+    sizes, found = {}, []
+    for line in text.splitlines():
+        instruction = _INSTRUCTION.match(line)
+        if instruction is None:
+            continue
+        size = _elements(instruction["shape"])
+        sizes[instruction["name"]] = size
+        if instruction["kind"] in COUNTED:
+            updates = re.findall(r"%([^\s,]+)", instruction["operands"])[-1]
+            name = re.search(r'op_name="([^"]*)"', line)
+            found.append(
+                {
+                    "kind": instruction["kind"],
+                    "operation": name[1] if name else "",
+                    "elements": sizes.get(updates, size)
+                    if instruction["kind"] == "scatter"
+                    else size,
+                }
+            )
+    return found
+
+
+def _elements(shape):
+    found = _DIMENSIONS.findall(shape)
+    return max(
+        (math.prod(map(int, filter(None, d.split(",")))) for d in found), default=0
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
