@@ -285,7 +285,7 @@ def test_a_full_disk_leaves_nothing(spm_model, tmp_path, monkeypatch, capsys):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_flags_of_beam_choose_its_runner(spm_model, tmp_path):
+def test_flags_of_beam_choose_its_runner(spm_model, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("the film was good")
     output = str(tmp_path / "data")
     arguments = ["--tokenizer", spm_model, "--output", output, "--input"]
@@ -297,6 +297,9 @@ def test_flags_of_beam_choose_its_runner(spm_model, tmp_path):
     )
     build.main(arguments)
     assert len(stream_of(tmp_path / "data/train")) == 1
+    assert "worker(s)" not in capsys.readouterr().out
+    with pytest.raises(UsageError, match="--num_workers is for this machine"):
+        build.main(["--num_workers=2", *arguments])
 
 
 def test_rows_are_written_elsewhere_too(spm_model, tmp_path):

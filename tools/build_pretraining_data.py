@@ -41,6 +41,7 @@ def main(argv=None):
     }
     began = time.monotonic()
     workers = min(options.num_workers or os.cpu_count(), len(parts))
+    workers = None if options.beam else workers
     with _output_folder(options.output) as folder:
         counts = _run(parts, folder, settings, workers, options.beam)
         manifests = _manifests(counts, sources, tokenizer, settings)
@@ -230,6 +231,11 @@ def _check(options):
             "--held_out_fraction must be at least 0 and below 1; got "
             f"{options.held_out_fraction}"
         )
+    if options.beam and options.num_workers:
+        raise files.UsageError(
+            "--num_workers is for this machine; give Beam's flags alone: "
+            f"{' '.join(options.beam)}"
+        )
     if not os.path.exists(options.tokenizer):
         raise files.UsageError(f"--tokenizer: no file or folder {options.tokenizer!r}")
     _check_output(options.output, options.overwrite)
@@ -262,9 +268,17 @@ def _report(manifests, counts, sources, seconds, workers):
     print(
         f"read {megabytes:,.1f} MB of {len(sources)} source(s), {empty} of them empty"
         f"{_left_out(read)}\n"
-        f"{seconds:.1f} s with {workers} worker(s): "
-        f"{megabytes / seconds / workers:,.2f} MB/s and "
-        f"{tokens / seconds / workers:,.0f} tokens/s each"
+        f"{seconds:.1f} s{_speed(megabytes / seconds, tokens / seconds, workers)}"
+    )
+
+
+def _speed(megabytes, tokens, workers):
+    # How many workers another runner had is not known here.
+    if workers is None:
+        return f": {megabytes:,.2f} MB/s and {tokens:,.0f} tokens/s"
+    return (
+        f" with {workers} worker(s): {megabytes / workers:,.2f} MB/s and "
+        f"{tokens / workers:,.0f} tokens/s each"
     )
 
 

@@ -59,14 +59,15 @@ def _lines(path):
 def _scalars_of(line, place):
     try:
         scalars = json.loads(line)
-        if isinstance(scalars["step"], int):
-            return scalars
+        step = scalars["step"]
     except (ValueError, TypeError, KeyError):
-        pass
-    raise files.UsageError(
-        f"{place} must be a JSON object with a step. Found: {line.strip()!r:.60}. "
-        "Mend the line, or remove the file"
-    )
+        step = None
+    if not isinstance(step, int):
+        raise files.UsageError(
+            f"{place} must be a JSON object with a step. Found: {line.strip()!r:.60}. "
+            "Mend the line, or remove the file"
+        )
+    return scalars
 
 
 def json_line(values):
