@@ -266,6 +266,26 @@ class DebertaReplacedTokenDetection(
         return super().from_config(config)
 
 
+def make_generator(backbone, num_layers=None, enhanced_mask_decoder=None):
+    """A generator of the discriminator's geometry, with weights of its own.
+
+    Args:
+        backbone: `DebertaBackbone`, the discriminator's.
+        num_layers: int; None: half of the discriminator's (SPEC 4.1).
+        enhanced_mask_decoder: as `DebertaMaskedLM` takes it.
+    """
+    arguments = {
+        **backbone.get_config(),
+        "num_layers": num_layers or folders.generator_depth(backbone.num_layers),
+        "dtype": backbone.dtype_policy,
+    }
+    for name in ("name", "trainable"):
+        arguments.pop(name, None)
+    return DebertaMaskedLM(
+        DebertaBackbone(**arguments), enhanced_mask_decoder=enhanced_mask_decoder
+    )
+
+
 def _load_generator(checkpoint, dtype):
     """The generator beside a discriminator, or a fresh one of half its depth."""
     preset, has_weights = checkpoint.preset, bool(checkpoint.tensors)

@@ -20,8 +20,9 @@ import tensorflow as tf
 from deberta_tf import files
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.masked_lm import DebertaMaskedLM
+from deberta_tf.masking import num_mask_positions
 from deberta_tf.optimization import WarmupLinear, adamw
-from deberta_tf.replaced_token import DebertaReplacedTokenDetection
+from deberta_tf.replaced_token import DebertaReplacedTokenDetection, make_generator
 from deberta_tf.tasks import DebertaTextClassifier
 
 # One chip of each, and its memory in bytes: from the pages of Google Cloud on the
@@ -119,12 +120,7 @@ def make_task(options):
     elif options.objective == "classification":
         task = DebertaTextClassifier(backbone, num_classes=2)
     else:
-        arguments = backbone.get_config()
-        for name in ("name", "trainable", "dtype"):
-            arguments.pop(name, None)
-        arguments["num_layers"] = max(1, backbone.num_layers // 2)
-        generator = DebertaBackbone(**arguments, dtype=options.precision)
-        task = DebertaReplacedTokenDetection(backbone, DebertaMaskedLM(generator))
+        task = DebertaReplacedTokenDetection(backbone, make_generator(backbone))
         optimizers.append(_optimizer())
     task.compile(*optimizers, global_clipnorm=1.0)
     task.build_optimizers()
@@ -151,14 +147,9 @@ def make_batch(options):
     }
     if options.objective == "classification":
         return inputs, tf.zeros(shape[:1], tf.int32)
-    places = (options.batch_size, num_places(options.sequence_length))
+    places = (options.batch_size, num_mask_positions(options.sequence_length))
     inputs["mask_positions"] = tf.zeros(places, tf.int32)
     return inputs, tf.zeros(places, tf.int32), tf.ones(places, tf.float32)
-
-
-def num_places(sequence_length):
-    """Places of a row, as DebertaMaskedLMPreprocessor makes them of a rate of 0.15."""
-    return -(-15 * sequence_length // 1000) * 10
 
 
 def compile_for(options, path):
@@ -223,7 +214,7 @@ def num_scores(backbone, options):
     length = options.sequence_length
     queries = length
     if options.objective != "classification":
-        queries = min(length, num_places(length))
+        queries = min(length, num_mask_positions(length))
     return options.batch_size * backbone.num_heads * queries * length
 
 

@@ -5,7 +5,7 @@ import keras
 from deberta_tf import files
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
-from deberta_tf.replaced_token import DebertaReplacedTokenDetection
+from deberta_tf.replaced_token import DebertaReplacedTokenDetection, make_generator
 from trainers import run, vocabulary
 
 
@@ -38,7 +38,7 @@ def build_task(config, sequence_length):
         return DebertaMaskedLM(backbone, preprocessor, config.enhanced_mask_decoder)
     return DebertaReplacedTokenDetection(
         backbone,
-        _make_generator(config, backbone),
+        make_generator(backbone, config.generator_layers, config.enhanced_mask_decoder),
         config.embedding_sharing,
         tokenizer.vocabulary_size(),
         preprocessor,
@@ -86,18 +86,6 @@ def _own_schedule(config, schedule):
     rate = config.discriminator_learning_rate or config.learning_rate
     settings = {**schedule.get_config(), "learning_rate": rate}
     return type(schedule).from_config(settings)
-
-
-def _make_generator(config, backbone):
-    """A generator of the discriminator's width, and half its depth (SPEC 4.1)."""
-    depth = config.generator_layers or max(1, backbone.num_layers // 2)
-    arguments = {**backbone.get_config(), "num_layers": depth}
-    for name in ("name", "trainable", "dtype"):
-        arguments.pop(name, None)
-    generator = DebertaBackbone(**arguments, dtype=config.precision)
-    return DebertaMaskedLM(
-        generator, enhanced_mask_decoder=config.enhanced_mask_decoder
-    )
 
 
 def _loaded(config, preprocessor):
