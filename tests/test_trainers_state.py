@@ -298,7 +298,6 @@ def test_kills_at_random_moments_change_nothing(data, tmp_path, uninterrupted, k
     assert done == kills, f"seed {seed}"
 
 
-@pytest.mark.slow
 def test_a_kill_of_one_worker_of_two_changes_nothing(data, tmp_path):
     whole, killed = (settings(data, tmp_path / name) for name in ("whole", "killed"))
     for process in workers(whole):
