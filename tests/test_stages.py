@@ -9,7 +9,14 @@ import time
 
 import pytest
 
-from tools.stages import Stage, StageError, minutes, run_stages
+from tools.stages import (
+    Stage,
+    StageError,
+    minutes,
+    module_stage,
+    run_chains,
+    run_stages,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -141,3 +148,72 @@ def test_a_terminated_run_takes_its_command_along_and_can_be_continued(folder):
 )
 def test_times_are_minutes_and_seconds(seconds, text):
     assert minutes(seconds) == text
+
+
+def test_chains_run_at_once_and_each_in_order(folder):
+    os.makedirs(folder)
+    met = [os.path.join(folder, f"met_{i}") for i in range(2)]
+    # Each waits until the other is there: one after the other they never end.
+    waits = "import os, time; open({!r}, 'w')\nwhile not os.path.exists({!r}): "
+    waits += "time.sleep(0.01)"
+    chains = [
+        [
+            appending_stage(
+                folder, f"first_{i}", then=waits.format(*met[:: 1 - 2 * i])
+            ),
+            appending_stage(folder, f"second_{i}"),
+        ]
+        for i in range(2)
+    ]
+    found = dict(run_chains(chains, folder, num_workers=2))
+    assert sorted(found) == [0, 1]
+    assert all(marker["done"] for markers in found.values() for marker in markers)
+    assert all(lines_of(stage) == ["once"] for chain in chains for stage in chain)
+
+
+def test_a_failing_chain_ends_the_others(folder):
+    sleeper = appending_stage(folder, "sleeper", then="import time; time.sleep(600)")
+    waits = "import os, time\nwhile not os.path.exists({!r}): time.sleep(0.01)\n"
+    failing = appending_stage(
+        folder, "failing", then=waits.format(sleeper.output) + "sys.exit(3)"
+    )
+    chains = [[sleeper, appending_stage(folder, "after")], [failing]]
+    with pytest.raises(StageError, match="failing ended with exit code 3"):
+        list(run_chains(chains, folder, num_workers=2))
+    assert not os.path.exists(os.path.join(folder, "after.out"))
+    marker = os.path.join(folder, "stages", "sleeper.json")
+    assert not json.loads(pathlib.Path(marker).read_text())["done"]
+
+
+def test_a_command_that_saves_and_exits_when_asked_to_end_is_not_done(folder):
+    script = (
+        "import signal, sys; from tools.demo import end; "
+        "from tools.stages import Stage, run_chains; "
+        "signal.signal(signal.SIGTERM, end); "
+        "chain = [Stage('a', 'a', ('-c', sys.argv[2]), 'none')]; "
+        "list(run_chains([chain], sys.argv[1], 1))"
+    )
+    saver = (
+        "import signal, sys, time; "
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); "
+        "print('ready', flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, folder, saver], cwd=ROOT)
+    log = pathlib.Path(folder, "logs", "a.txt")
+    while not (log.exists() and log.read_text().endswith("\n")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait() == 143
+    marker = pathlib.Path(folder, "stages", "a.json")
+    assert not json.loads(marker.read_text())["done"]
+
+
+def test_the_stage_of_a_module_is_its_command():
+    stage = module_stage("a", "title", "out", "tools.demo_data", output="out", steps=3)
+    assert stage.arguments == (
+        "-m",
+        "tools.demo_data",
+        *"--output out --steps 3".split(),
+    )
+    assert not stage.resumes

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-from tools.stages import Stage, StageError, minutes, run_stages
+from tools.stages import Stage, StageError, minutes, module_stage, run_stages
 
 VOCABULARY_SIZE = 8000
 SEQUENCE_LENGTH = 64
@@ -73,6 +73,46 @@ def end(signal_number, frame):
     sys.exit(128 + signal_number)
 
 
+def data_stages(folder, sequence_length, held_out_fraction):
+    """The stages from packages of the index to labelled prompts and rows of reviews."""
+
+    def inside(name):
+        return os.path.join(folder, name)
+
+    text = os.path.join(folder, "data", "text.txt")
+    return [
+        module_stage(
+            "data",
+            "reading reviews and labelled prompts",
+            inside("data"),
+            "tools.demo_data",
+            output=inside("data"),
+        ),
+        module_stage(
+            "tokenizer",
+            f"training a vocabulary of {VOCABULARY_SIZE:,} pieces",
+            inside("tokenizer"),
+            "tools.train_tokenizer",
+            kind="sentencepiece",
+            input=text,
+            vocabulary_size=VOCABULARY_SIZE,
+            output=inside("tokenizer"),
+        ),
+        module_stage(
+            "rows",
+            "turning the reviews to rows of token ids",
+            inside("rows"),
+            "tools.build_pretraining_data",
+            input=text,
+            document="line",
+            tokenizer=inside("tokenizer"),
+            sequence_length=sequence_length,
+            held_out_fraction=held_out_fraction,
+            output=inside("rows"),
+        ),
+    ]
+
+
 def demo_stages(folder):
     """The stages, each the command that a user would type."""
 
@@ -80,36 +120,8 @@ def demo_stages(folder):
         return os.path.join(folder, *names)
 
     return [
-        _stage(
-            "data",
-            "reading reviews and labelled prompts",
-            inside("data"),
-            "tools.demo_data",
-            output=inside("data"),
-        ),
-        _stage(
-            "tokenizer",
-            f"training a vocabulary of {VOCABULARY_SIZE:,} pieces",
-            inside("tokenizer"),
-            "tools.train_tokenizer",
-            kind="sentencepiece",
-            input=inside("data", "text.txt"),
-            vocabulary_size=VOCABULARY_SIZE,
-            output=inside("tokenizer"),
-        ),
-        _stage(
-            "rows",
-            "turning the reviews to rows of token ids",
-            inside("rows"),
-            "tools.build_pretraining_data",
-            input=inside("data", "text.txt"),
-            document="line",
-            tokenizer=inside("tokenizer"),
-            sequence_length=SEQUENCE_LENGTH,
-            held_out_fraction=HELD_OUT_FRACTION,
-            output=inside("rows"),
-        ),
-        _stage(
+        *data_stages(folder, SEQUENCE_LENGTH, HELD_OUT_FRACTION),
+        module_stage(
             "pretrain",
             f"pretraining {NUM_LAYERS} layers of {HIDDEN_DIM}, "
             f"{PRETRAINING_STEPS:,} steps",
@@ -139,7 +151,7 @@ def demo_stages(folder):
             "fine-tuning the same model from scratch",
             load_weights="false",
         ),
-        _stage(
+        module_stage(
             "export",
             "exporting",
             inside("exported"),
@@ -158,7 +170,7 @@ def demo_stages(folder):
 
 
 def _finetuning_stage(folder, name, title, **flags):
-    return _stage(
+    return module_stage(
         name,
         title,
         os.path.join(folder, name),
@@ -178,12 +190,6 @@ def _finetuning_stage(folder, name, title, **flags):
         model_dir=os.path.join(folder, name),
         **flags,
     )
-
-
-def _stage(name, title, folder, module, resumes=False, **flags):
-    pairs = [(f"--{flag}", str(value)) for flag, value in flags.items()]
-    arguments = ("-m", module, *(word for pair in pairs for word in pair))
-    return Stage(name, title, arguments, folder, resumes)
 
 
 def _split(folder, name):

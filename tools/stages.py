@@ -1,13 +1,15 @@
-"""Commands run in a row, each once: interrupted, they go on where they were.
+"""Commands run in rows, each once: interrupted, they go on where they were.
 
 Every stage has a marker, `stages/<name>.json`, that holds its command, its time and
 whether it is done. A stage runs again if its command, or one before it, changed.
 Nothing here imports TensorFlow, which takes seconds, and prints.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -15,6 +17,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 LOG_LINES_SHOWN = 15
@@ -33,6 +36,13 @@ class Stage:
     """The file or folder it writes."""
     resumes: bool = False
     """Whether the command goes on with the output of an interrupted run."""
+
+
+def module_stage(name, title, output, module, /, resumes=False, **flags):
+    """The `Stage` of `python -m module --flag value ...`."""
+    pairs = [(f"--{flag}", str(value)) for flag, value in flags.items()]
+    arguments = ("-m", module, *(word for pair in pairs for word in pair))
+    return Stage(name, title, arguments, output, resumes)
 
 
 class StageError(Exception):
@@ -54,14 +64,96 @@ def run_stages(stages, folder):
         StageError: if a command ends with an exit code other than 0, or another run
             works in the folder.
     """
-    for name in ("stages", "logs"):
-        os.makedirs(os.path.join(folder, name), exist_ok=True)
     markers, key = [], ""
     with _locked(folder) as lock:
         for stage in stages:
             key = _chained_key(key, stage)
-            markers.append(_run_once(stage, key, folder, lock))
+            print(f"{stage.title:<52}", end="", flush=True)
+            marker, was_done = _run_once(stage, key, folder, lock, Running())
+            print(_time_told(marker, was_done), flush=True)
+            markers.append(marker)
     return markers
+
+
+def run_chains(chains, folder, num_workers):
+    """Runs several rows of stages at once; the stages of a row one after the other.
+
+    Args:
+        chains: list of lists of `Stage`, each a row. Names differ over all of them.
+        folder: str, as `run_stages` takes it.
+        num_workers: int. Rows that run at once.
+
+    Yields:
+        (index, markers) of each row, as soon as it is through.
+
+    Raises:
+        StageError: as `run_stages`. All that runs is asked to end then, and wherever
+            the caller stops.
+    """
+    running = Running()
+    with _locked(folder) as lock, _pool(num_workers) as pool:
+
+        def run_chain(stages):
+            markers, key = [], ""
+            for stage in stages:
+                key = _chained_key(key, stage)
+                marker, was_done = _run_once(stage, key, folder, lock, running)
+                told = _time_told(marker, was_done)
+                print(f"{stage.title:<52}{told}", flush=True)
+                markers.append(marker)
+            return markers
+
+        futures = [pool.submit(run_chain, stages) for stages in chains]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield futures.index(future), future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+            running.stop()
+
+
+def _pool(num_workers):
+    return concurrent.futures.ThreadPoolExecutor(num_workers)
+
+
+class Running:
+    """The commands that run, and whether they are asked to end."""
+
+    def __init__(self):
+        self._processes = set()
+        self._lock = threading.Lock()
+        self._is_stopping = False
+
+    def wait(self, start):
+        """Starts a command and waits for it; returns its exit code.
+
+        Raises:
+            StageError: if it was asked to end: what it did is not all.
+        """
+        with self._lock:
+            if self._is_stopping:
+                raise StageError("stopped")
+            process = start()
+            self._processes.add(process)
+        try:
+            code = process.wait()
+        except BaseException:
+            _stop(process)
+            raise
+        finally:
+            self._processes.discard(process)
+        if self._is_stopping:
+            raise StageError("stopped")
+        return code
+
+    def stop(self):
+        with self._lock:
+            self._is_stopping = True
+        for process in tuple(self._processes):
+            process.terminate()
+        for process in tuple(self._processes):
+            _stop(process)
 
 
 def minutes(seconds):
@@ -71,6 +163,8 @@ def minutes(seconds):
 
 @contextlib.contextmanager
 def _locked(folder):
+    for name in ("stages", "logs"):
+        os.makedirs(os.path.join(folder, name), exist_ok=True)
     # Commands inherit the lock: one that outlives a killed run still holds it.
     with open(os.path.join(folder, "stages", "lock"), "w") as file:
         try:
@@ -88,13 +182,12 @@ def _chained_key(previous, stage):
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _run_once(stage, key, folder, lock):
+def _run_once(stage, key, folder, lock, running):
+    """(marker, whether the stage was done before)."""
     path = os.path.join(folder, "stages", f"{stage.name}.json")
     marker = _read_marker(path, key)
-    print(f"{stage.title:<52}", end="", flush=True)
     if marker["done"]:
-        print(f"{minutes(marker['seconds']):>6}  done before", flush=True)
-        return marker
+        return marker, True
     if not (marker["begun"] and stage.resumes):
         if os.path.exists(stage.output) and not os.path.exists(path):
             raise StageError(
@@ -106,14 +199,17 @@ def _run_once(stage, key, folder, lock):
     began = time.monotonic()
     log = os.path.join(folder, "logs", f"{stage.name}.txt")
     try:
-        _run_command(stage, log, lock)
+        _run_command(stage, log, lock, running)
         marker["done"] = True
     finally:
         marker["seconds"] += time.monotonic() - began
         marker["peak_mib"] = _peak_mib()
         _write_marker(path, marker)
-    print(f"{minutes(marker['seconds']):>6}", flush=True)
-    return marker
+    return marker, False
+
+
+def _time_told(marker, was_done):
+    return f"{minutes(marker['seconds']):>6}{'  done before' if was_done else ''}"
 
 
 def _read_marker(path, key):
@@ -137,20 +233,17 @@ def _remove(path):
         os.unlink(path)
 
 
-def _run_command(stage, log, lock):
+def _run_command(stage, log, lock, running):
     with open(log, "wb") as file:
-        process = subprocess.Popen(
+        start = functools.partial(
+            subprocess.Popen,
             [sys.executable, *stage.arguments],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             pass_fds=[lock],
         )
-        try:
-            code = process.wait()
-        except BaseException:
-            _stop(process)
-            raise
+        code = running.wait(start)
     if code != 0:
         with open(log, encoding="utf-8", errors="replace") as file:
             lines = file.read().splitlines()[-LOG_LINES_SHOWN:]
