@@ -140,7 +140,7 @@ def test_the_table_has_means_spreads_and_paired_differences():
     assert lines[2] == (
         "| DeBERTa | 2 | 5.100 ± 0.141 | 8.0 ± 0.0 | 0.2000 ± 0.0000 |  |"
     )
-    # Of 5.1, 5.5 and 9.0; then (0.1 + 0.3) / 2: 9.0 is in the mean, not in the difference.
+    # Of 5.1, 5.5 and 9.0; the difference, of seeds 1 and 2, is (0.1 + 0.3) / 2.
     assert cells["−EMD"][1:3] == ["3", "6.533 ± 2.146"]
     assert cells["−EMD"][-1] == "+0.200 ± 0.141 |"
     assert cells["RTD, ES"][1:] == ["1", "0.7000", "0.7500", "2.000", "-0.1000 |"]
