@@ -114,6 +114,21 @@ def test_wrong_flags_are_refused_by_name(flags, message):
         tpu_compile.main(["--preset=deberta_v3_xsmall", *flags])
 
 
+def test_the_reason_is_the_line_of_the_exception(tmp_path):
+    told = "exceeds available HBM (15.75G)"
+    program = tmp_path / "python"
+    program.write_text(
+        f"#!/bin/sh\necho 'Traceback' >&2; echo 'a.b.SomeError: {told}' >&2\n"
+        "echo 'See elsewhere for more details.' >&2; exit 1\n"
+    )
+    program.chmod(0o755)
+    options = options_of(tpu_python=str(program), chip="v5e")
+    with pytest.raises(UsageError) as failure:
+        tpu_compile.compile_for(options, "step.pb")
+    message = f"the compiler for v5e failed: a.b.SomeError: {told}"
+    assert str(failure.value) == message
+
+
 @pytest.mark.tpu
 def test_the_shift_moves_no_scores(capsys):
     assert tpu_compile.main(SMALL) == 0

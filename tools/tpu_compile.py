@@ -168,9 +168,17 @@ def compile_for(options, path):
         check=False,
     )
     if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:] or ["no reason was given"]
-        raise files.UsageError(f"the compiler for {options.chip} failed: {reason[0]}")
+        raise files.UsageError(
+            f"the compiler for {options.chip} failed: {_reason(done.stderr)}"
+        )
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _reason(stderr):
+    """Why a program ended, of what it told: the line of its exception."""
+    lines = stderr.strip().splitlines() or ["no reason was given"]
+    # Links to more may follow it.
+    return next((line for line in lines[::-1] if "Error: " in line), lines[-1])
 
 
 def tell(options, task, report):
