@@ -1,4 +1,4 @@
-"""The optimizer of DeBERTa: learning-rate schedule and what decays."""
+"""The optimizers of DeBERTa: learning-rate schedule, state, and what decays."""
 
 import keras
 import tensorflow as tf
@@ -100,3 +100,64 @@ def adamw(
     )
     optimizer.exclude_from_weight_decay(var_names=[NOT_DECAYED])
     return optimizer
+
+
+def adafactor(learning_rate, weight_decay=0.01, average_decay=None):
+    """Adafactor that decays neither biases nor layer norms: a state of next to nothing.
+
+    Args:
+        learning_rate: float or Keras schedule. Relative: a step is this share of the
+            root mean square of the parameter that it moves, so 100 times AdamW's rate
+            is of its order.
+        weight_decay: float, times the learning rate.
+        average_decay: float, as `adamw` takes it.
+
+    Returns:
+        `Adafactor`.
+    """
+    optimizer = Adafactor(
+        learning_rate,
+        weight_decay=weight_decay,
+        use_ema=average_decay is not None,
+        ema_momentum=0.99 if average_decay is None else average_decay,
+    )
+    optimizer.exclude_from_weight_decay(var_names=[NOT_DECAYED])
+    return optimizer
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class Adafactor(keras.optimizers.Adafactor):
+    """`keras.optimizers.Adafactor`, which keeps no second moments of whole matrices.
+
+    Keras (3.15) keeps the product of row and column means too, in a variable as large
+    as the matrix, where its purpose is to do without. The updates are the same.
+
+    Source: Shazeer & Stern 2018 (arXiv 1804.04235).
+    """
+
+    def add_variable_from_reference(self, reference_variable, name=None, **kwargs):
+        if name == "velocity" and len(reference_variable.shape) > 1:
+            return None
+        return super().add_variable_from_reference(reference_variable, name, **kwargs)
+
+    def update_step(self, gradient, variable, learning_rate):
+        if len(variable.shape) < 2:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        index = self._get_variable_index(variable)
+        rows, columns = self._r[index], self._c[index]
+        gradient = tf.cast(gradient, variable.dtype)
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        kept = 1.0 - tf.pow(step, self.beta_2_decay)
+        squares = tf.square(gradient) + self.epsilon_1
+        for means, axis in ((rows, -1), (columns, -2)):
+            new = tf.reduce_mean(squares, axis=axis)
+            self.assign(means, kept * means + (1.0 - kept) * new)
+        # Factor by factor: of rows without a gradient the product can fall to 0.
+        shares = rows / tf.reduce_mean(rows, axis=-1, keepdims=True)
+        update = gradient * tf.math.rsqrt(shares)[..., None]
+        update *= tf.math.rsqrt(columns.value)[..., None, :]
+        update /= tf.maximum(1.0, self._rms(update) / self.clip_threshold)
+        rate = tf.minimum(tf.cast(learning_rate, variable.dtype), tf.math.rsqrt(step))
+        scale = tf.maximum(self.epsilon_2, self._rms(variable))
+        self.assign_sub(variable, rate * scale * update)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deberta_tf.optimization import WarmupLinear, adamw
+from deberta_tf.optimization import WarmupLinear, adafactor, adamw
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,48 @@ def test_updates_follow_adamw_with_bias_correction():
         w -= rate * (correction * m / (np.sqrt(v) + 1e-6) + 0.1 * w)
     # 1e-6: float32 sums over six steps.
     np.testing.assert_allclose(variable.numpy(), w, atol=1e-6)
+
+
+def test_adafactor_updates_as_keras_does_without_its_matrices_of_moments():
+    models = [small_model() for _ in range(2)]
+    for model in models:
+        model.build((None, 2))
+        model.set_weights(models[0].get_weights())
+    keras_own = keras.optimizers.Adafactor(WarmupLinear(0.1, 40, 5), weight_decay=0.01)
+    keras_own.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    ours = adafactor(WarmupLinear(0.1, 40, 5))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        gradients = [rng.normal(size=w.shape) for w in models[0].trainable_weights]
+        for model, optimizer in zip(models, (ours, keras_own), strict=True):
+            given = [tf.constant(one, tf.float32) for one in gradients]
+            optimizer.apply(given, model.trainable_weights)
+    for own, other in zip(*(model.get_weights() for model in models), strict=True):
+        # Factors are multiplied in another order.
+        np.testing.assert_allclose(own, other, rtol=2e-5, atol=1e-6)
+    # Of (5, 4) and (4, 3) a number for each row and column, of vectors all, and two
+    # scalars that Keras makes for each of these; the count of steps.
+    count = sum(np.prod(v.shape, dtype=int) for v in ours.variables)
+    assert count == (5 + 4) + (4 + 3) + (4 + 4 + 3) + 3 * 2 + 1
+
+
+def test_rows_without_a_gradient_stay_where_they_are_under_adafactor():
+    table = keras.Variable(np.full((6, 4), 0.1, np.float32))
+    optimizer = adafactor(0.01, weight_decay=0.0)
+    gradient = np.zeros((6, 4), np.float32)
+    gradient[2] = 1e-12
+    gradient[3] = 1e4
+    for _ in range(3):
+        optimizer.apply([tf.constant(gradient)], [table])
+    moved = table.numpy() != np.float32(0.1)
+    assert np.isfinite(table.numpy()).all()
+    # A step's length is not that of the gradient.
+    np.testing.assert_array_equal(moved.all(axis=1), [0, 0, 1, 1, 0, 0])
+    np.testing.assert_array_equal(moved.any(axis=1), [0, 0, 1, 1, 0, 0])
+
+
+def test_adafactor_survives_serialization():
+    optimizer = adafactor(WarmupLinear(2.0, 10, 3), average_decay=0.9)
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(copy) is type(optimizer)
+    assert copy.get_config() == optimizer.get_config()

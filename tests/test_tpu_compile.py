@@ -37,6 +37,7 @@ def test_the_step_of_each_objective_becomes_a_module(objective):
         objective=objective,
         batch_size=2,
         sequence_length=16,
+        optimizer="adamw",
         precision="mixed_bfloat16",
         attention_form="auto",
         gradient_checkpointing=False,

@@ -72,8 +72,12 @@ def results_of(model_dir):
     return json.loads((model_dir / "results.json").read_text())
 
 
-def test_an_interrupted_pretraining_ends_as_a_whole_one(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_an_interrupted_pretraining_ends_as_a_whole_one(
+    data, tmp_path, monkeypatch, optimizer
+):
     held_out = {"held_out": data / "rows" / "held_out", "eval_every": 4}
+    held_out["optimizer"] = optimizer
     assert not pretrain.main(flags(data, tmp_path / "whole", **held_out))
     on_step = callbacks.Progress.on_step
 

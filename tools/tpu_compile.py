@@ -21,7 +21,7 @@ from deberta_tf import files
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.masked_lm import DebertaMaskedLM
 from deberta_tf.masking import num_mask_positions
-from deberta_tf.optimization import WarmupLinear, adamw
+from deberta_tf.optimization import WarmupLinear, adafactor, adamw
 from deberta_tf.replaced_token import DebertaReplacedTokenDetection, make_generator
 from deberta_tf.tasks import DebertaTextClassifier
 
@@ -29,6 +29,7 @@ from deberta_tf.tasks import DebertaTextClassifier
 # architecture of each version.
 TOPOLOGIES = {"v4": "v4:1x1x1", "v5e": "v5e:1x1", "v5p": "v5p:1x1x1", "v6e": "v6e:1x1"}
 MEMORY = {"v4": 32 * 2**30, "v5e": 16 * 2**30, "v5p": 95 * 2**30, "v6e": 32 * 2**30}
+OPTIMIZERS = {"adamw": adamw, "adafactor": adafactor}
 OBJECTIVES = ("masked_lm", "replaced_token", "classification")
 
 
@@ -54,6 +55,7 @@ def _parse(argv):
     parser.add_argument(
         "--sequence_length", type=int, default=128, help="tokens (%(default)s)"
     )
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw")
     parser.add_argument("--chip", choices=sorted(TOPOLOGIES), default="v5e")
     parser.add_argument(
         "--precision", default="mixed_bfloat16", help="Keras dtype policy (%(default)s)"
@@ -114,21 +116,21 @@ def make_task(options):
         scan_layers=options.scan_layers,
         **overrides,
     )
-    optimizers = [_optimizer()]
+    optimizers = [_optimizer(options)]
     if options.objective == "masked_lm":
         task = DebertaMaskedLM(backbone)
     elif options.objective == "classification":
         task = DebertaTextClassifier(backbone, num_classes=2)
     else:
         task = DebertaReplacedTokenDetection(backbone, make_generator(backbone))
-        optimizers.append(_optimizer())
+        optimizers.append(_optimizer(options))
     task.compile(*optimizers, global_clipnorm=1.0)
     task.build_optimizers()
     return task
 
 
-def _optimizer():
-    return adamw(WarmupLinear(1e-4, 1000, 100), 0.01)
+def _optimizer(options):
+    return OPTIMIZERS[options.optimizer](WarmupLinear(1e-4, 1000, 100))
 
 
 def serialized_step(task, options):

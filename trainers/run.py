@@ -10,7 +10,7 @@ import time
 import tensorflow as tf
 
 from deberta_tf import files
-from deberta_tf.optimization import WarmupLinear, adamw
+from deberta_tf.optimization import WarmupLinear, adafactor, adamw
 from trainers import callbacks, devices
 from trainers.config import (
     as_json,
@@ -27,6 +27,7 @@ CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
 PRESET = "preset"
 MAY_CHANGE = ("model_dir", "log_every", "save_every", "dry_run", "num_replicas", "tpu")
+OPTIMIZERS = ("adamw", "adafactor")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -50,6 +51,9 @@ class RunConfig:
     of the CPU. Several hosts are told of by TF_CONFIG."""
     tpu: str | None = None
     """Name of a TPU to train on, "local" on a TPU VM; none: no TPU."""
+    optimizer: str = "adamw"
+    """adamw, as in the papers, with 8 bytes of state a parameter; or adafactor, with
+    next to none: its learning_rate is relative to a parameter's size, 1e-2 or so."""
     learning_rate: float = 1e-4
     """Peak of the learning rate, reached after the warm-up; it then falls to 0."""
     official_schedule: bool = False
@@ -63,11 +67,11 @@ class RunConfig:
     """Decay a step of a moving average of the weights, which is what is evaluated and
     kept; none: the weights themselves are."""
     adam_beta_1: float = 0.9
-    """Decay of Adam's first moment, a step."""
+    """Decay of AdamW's first moment, a step."""
     adam_beta_2: float = 0.999
-    """Decay of Adam's second moment, a step."""
+    """Decay of AdamW's second moment, a step."""
     adam_epsilon: float = 1e-6
-    """Added to the root of Adam's second moment."""
+    """Added to the root of AdamW's second moment."""
     seed: int = 1234
     """Of initial weights, order of the data, dropout and masks."""
     precision: str = "float32"
@@ -90,6 +94,7 @@ class RunConfig:
         check_at_least(self, 1, "gradient_accumulation_steps", "num_replicas")
         check_share(self, "average_decay")
         check_at_least(self, 0, "learning_rate", "weight_decay", "clip_norm", "seed")
+        check_choice(self, "optimizer", OPTIMIZERS)
         check_choice(self, "precision", PRECISIONS)
 
 
@@ -127,7 +132,9 @@ def make_schedule(config, total_steps, warmup_steps):
 
 
 def make_optimizer(config, schedule):
-    """AdamW with the settings of a run."""
+    """The optimizer of a run, with its settings."""
+    if config.optimizer == "adafactor":
+        return adafactor(schedule, config.weight_decay, config.average_decay)
     return adamw(
         schedule,
         config.weight_decay,
