@@ -43,8 +43,7 @@ def test_the_step_of_each_objective_becomes_a_module(objective):
         gradient_checkpointing=False,
         scan_layers=False,
     )
-    with tf.variable_creator_scope(tpu_compile.without_memory):
-        task = tpu_compile.make_task(options)
+    task = tpu_compile.make_task(options)
     module = tpu_compile.serialized_step(task, options)
     # Where TensorFlow made its operations is in it.
     assert re.search(rb"coder(_\d+)?/block_0", module)

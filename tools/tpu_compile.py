@@ -33,21 +33,23 @@ OPTIMIZERS = {"adamw": adamw, "adafactor": adafactor}
 OBJECTIVES = ("masked_lm", "replaced_token", "classification")
 
 
+class OutOfMemory(files.UsageError):
+    """A step needs more memory than the chip has; the message says how much."""
+
+
 def main(argv=None):
-    options = _parse(argv)
-    _check(options)
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "step.pb")
-        with tf.variable_creator_scope(without_memory):
-            task = make_task(options)
-        check_size(task.backbone, options)
-        with open(path, "wb") as file:
-            file.write(serialized_step(task, options))
-        report = compile_for(options, path)
-    return tell(options, task, report)
+    options = parse(argv)
+    task = make_task(options)
+    check_size(task.backbone, options)
+    return tell(options, task, compile_step(task, options))
 
 
-def _parse(argv):
+def parse(argv):
+    """The options of a compilation, checked.
+
+    Raises:
+        UsageError: if one of them is wrong.
+    """
     parser = files.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", required=True, help="a published size")
     parser.add_argument("--objective", choices=OBJECTIVES, default="masked_lm")
@@ -73,7 +75,9 @@ def _parse(argv):
         default=".venv-tpu/bin/python",
         help="Python of the environment of requirements-tpu-check.txt (%(default)s)",
     )
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    _check(options)
+    return options
 
 
 def _check(options):
@@ -105,7 +109,12 @@ def without_memory(next_creator, **kwargs):
 
 
 def make_task(options):
-    """The task of an objective, compiled as the trainers compile it."""
+    """The task of an objective, compiled as the trainers compile it, without memory."""
+    with tf.variable_creator_scope(without_memory):
+        return _make_task(options)
+
+
+def _make_task(options):
     overrides = {} if options.num_layers is None else {"num_layers": options.num_layers}
     backbone = DebertaBackbone.from_preset(
         options.preset,
@@ -133,6 +142,20 @@ def _optimizer(options):
     return OPTIMIZERS[options.optimizer](WarmupLinear(1e-4, 1000, 100))
 
 
+def compile_step(task, options):
+    """What `tools/tpu_backend.py` tells of a training step.
+
+    Raises:
+        OutOfMemory: if the step needs more memory than the chip has.
+        UsageError: if the compiler refuses it, with its reason.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "step.pb")
+        with open(path, "wb") as file:
+            file.write(serialized_step(task, options))
+        return compile_for(options, path)
+
+
 def serialized_step(task, options):
     """The HLO of one training step, serialized."""
     step = tf.function(task.train_step, jit_compile=True, autograph=False)
@@ -155,11 +178,7 @@ def make_batch(options):
 
 
 def compile_for(options, path):
-    """What `tools/tpu_backend.py` tells of a module.
-
-    Raises:
-        UsageError: if the compiler refuses it, with its reason.
-    """
+    """What `tools/tpu_backend.py` tells of a module; raises as `compile_step`."""
     program = os.path.join(os.path.dirname(__file__), "tpu_backend.py")
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
     done = subprocess.run(
@@ -170,9 +189,9 @@ def compile_for(options, path):
         check=False,
     )
     if done.returncode:
-        raise files.UsageError(
-            f"the compiler for {options.chip} failed: {_reason(done.stderr)}"
-        )
+        reason = _reason(done.stderr)
+        kind = OutOfMemory if "HbmOom" in reason else files.UsageError
+        raise kind(f"the compiler for {options.chip} failed: {reason}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

@@ -1,0 +1,314 @@
+"""The largest batches that a TPU's memory holds, by its compiler, without a TPU.
+
+    python -m tools.tpu_memory
+
+Compiles training steps of masked LM (`tools.tpu_compile`) of the sizes, chips and
+lengths below, with and without gradient checkpointing, for batches that are powers of
+two, until it is known which is the largest that fits. A compilation is a line of
+`docs/tpu_memory.jsonl`: the same command goes on. Prints the table of docs/tpu.md.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+import time
+
+from deberta_tf import files
+from deberta_tf.masking import num_mask_positions
+from deberta_tf.published import PUBLISHED_SIZES
+from tools import tpu_compile
+
+PRESETS = (
+    "deberta_v3_xsmall",
+    "deberta_v3_base",
+    "deberta_v3_large",
+    "deberta_v2_xxlarge",
+)
+CHIPS = ("v5e", "v4")
+LENGTHS = (128, 512)
+MOST_COMPILATIONS = 32
+# The state of AdamW, 12 bytes a parameter with the weights, is more than the chip has.
+WITHOUT_ADAMW = {("deberta_v2_xxlarge", "v5e")}
+# What the compiler saves at most near the limit, of what a straight line foretells:
+# two layers of the 1.5B model took 12.4 GB of temporaries at 720 rows of 128, where
+# 1.25 times those at 576 rows would be 14.1.
+SAVED = 0.25
+_NEEDED = re.compile(r"\((?P<size>[\d.]+)(?P<unit>[GM])\) exceeds available HBM")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What a largest batch is looked for of."""
+
+    preset: str
+    chip: str
+    sequence_length: int
+    gradient_checkpointing: bool
+
+    @property
+    def optimizer(self):
+        without = (self.preset, self.chip) in WITHOUT_ADAMW
+        return "adafactor" if without else "adamw"
+
+
+CELLS = tuple(
+    Cell(preset, chip, length, checkpointing)
+    for preset, chip, length, checkpointing in itertools.product(
+        PRESETS, CHIPS, LENGTHS, (False, True)
+    )
+)
+
+
+def main(argv=None):
+    options = _parse(argv)
+    records = read_records(options.records)
+    for cell in CELLS:
+        if cell.preset not in options.preset or cell.chip not in options.chip:
+            continue
+        search(cell, records, options)
+    print(table(records))
+
+
+def _parse(argv):
+    parser = files.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--records",
+        default=os.path.join("docs", "tpu_memory.jsonl"),
+        help="file of a line for each compilation (%(default)s)",
+    )
+    parser.add_argument("--preset", nargs="*", choices=PRESETS, default=PRESETS)
+    parser.add_argument("--chip", nargs="*", choices=CHIPS, default=CHIPS)
+    parser.add_argument(
+        "--tpu_python", default=".venv-tpu/bin/python", help="as tools.tpu_compile's"
+    )
+    return parser.parse_args(argv)
+
+
+def read_records(path):
+    """The compilations of a file, list of dict; none where there is no file.
+
+    Raises:
+        UsageError: if a line is no record of a compilation.
+    """
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+            cell_of(records[-1])
+        except (ValueError, TypeError, KeyError):
+            raise files.UsageError(
+                f"{path}, line {number}, must be the record of a compilation. Found: "
+                f"{line:.60}"
+            ) from None
+    return records
+
+
+def cell_of(record):
+    """The `Cell` that a compilation is of."""
+    return Cell(
+        **{field.name: record[field.name] for field in dataclasses.fields(Cell)}
+    )
+
+
+def search(cell, records, options):
+    """Compiles until the largest batch of a cell is known; adds to the records.
+
+    Raises:
+        UsageError: if that would take more compilations than there may be.
+    """
+    while (batch_size := next_batch_size(cell, records)) is not None:
+        if len(records) >= MOST_COMPILATIONS:
+            raise files.UsageError(
+                f"{options.records} holds {len(records)} compilations, no more may be "
+                f"made; {cell} is not done"
+            )
+        records.append(compile_batch(cell, batch_size, options.tpu_python))
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        files.atomic_write(options.records, lines)
+
+
+def compile_batch(cell, batch_size, tpu_python):
+    """One compilation, as a record.
+
+    Returns:
+        dict of the fields of `Cell`, `optimizer`, `batch_size`, `parameters`, `fits`,
+        `seconds` it took, and bytes of the step: `arguments` (weights, state of the
+        optimizer, batch), `temporaries` and `code`; where it does not fit, the
+        compiler's `reason`, and of the bytes what that tells.
+    """
+    began = time.monotonic()
+    flags = [f"--{name}={getattr(cell, name)}" for name in ("preset", "chip")]
+    flags += [f"--sequence_length={cell.sequence_length}", f"--batch_size={batch_size}"]
+    flags += [f"--optimizer={cell.optimizer}", f"--tpu_python={tpu_python}"]
+    if cell.gradient_checkpointing:
+        flags.append("--gradient_checkpointing")
+    compilation = tpu_compile.parse(flags)
+    task = tpu_compile.make_task(compilation)
+    try:
+        report = tpu_compile.compile_step(task, compilation)
+        facts = {name: report[name] for name in ("arguments", "temporaries", "code")}
+        facts["fits"] = True
+    except tpu_compile.OutOfMemory as error:
+        facts = {"fits": False, "reason": str(error), "temporaries": needed(str(error))}
+    record = {
+        **dataclasses.asdict(cell),
+        "optimizer": cell.optimizer,
+        "batch_size": batch_size,
+        "parameters": task.count_params(),
+        **facts,
+        "seconds": round(time.monotonic() - began),
+    }
+    print(told(record), flush=True)
+    return record
+
+
+def needed(reason):
+    """Bytes that the compiler says a step's temporaries take, or None."""
+    found = _NEEDED.search(reason)
+    if found is None:
+        return None
+    return int(float(found["size"]) * {"G": 2**30, "M": 2**20}[found["unit"]])
+
+
+def told(record):
+    """A compilation in words."""
+    how = " with checkpointing" if record["gradient_checkpointing"] else ""
+    memory = f"{peak(record) / 2**30:.2f} GiB" if record["fits"] else "does not fit"
+    return (
+        f"{record['preset']} on {record['chip']}, {record['batch_size']} x "
+        f"{record['sequence_length']}{how}: {memory} ({record['seconds']} s)"
+    )
+
+
+def peak(record):
+    """Bytes of a step that fits: what it updates takes the place of what it was."""
+    return record["arguments"] + record["temporaries"] + record["code"]
+
+
+def next_batch_size(cell, records):
+    """The batch to compile next for a cell; None: its largest batch is known."""
+    own = [record for record in records if cell_of(record) == cell]
+    fitting, failing = bounds(own)
+    if not own:
+        return first_batch_size(cell, records)
+    if failing == 1 or (fitting and failing == 2 * fitting):
+        return None
+    if fitting is None:
+        return max(1, min(failing // 2, _that_fits(cell, own, failing)))
+    (largest,) = [record for record in own if record["batch_size"] == fitting]
+    return None if foretold_of_twice(largest) > available(cell.chip) else 2 * fitting
+
+
+def bounds(records):
+    """(largest batch that fits, smallest that does not), each None where none is."""
+    sizes = {
+        fits: [r["batch_size"] for r in records if r["fits"] == fits]
+        for fits in (True, False)
+    }
+    return max(sizes[True], default=None), min(sizes[False], default=None)
+
+
+def available(chip):
+    """Bytes of a chip's memory that a program gets: some is the system's."""
+    return tpu_compile.MEMORY[chip] - 2**28
+
+
+def foretold_of_twice(record):
+    """Bytes that twice the batch takes at the least.
+
+    What grows with the batch is at least the temporaries less gradients in float32.
+    """
+    growing = record["temporaries"] - 4 * record["parameters"]
+    return peak(record) + max(growing, 0) * (1 - 2 * SAVED)
+
+
+def _that_fits(cell, own, failing):
+    """The power of two that fits by what a step needed that did not."""
+    (record,) = [one for one in own if one["batch_size"] == failing]
+    if record["temporaries"] is None:
+        return failing // 2
+    room = available(cell.chip) - state(cell, record["parameters"])
+    return _power_of_two(failing * room / record["temporaries"])
+
+
+def state(cell, parameters):
+    """Bytes of the weights and the optimizer's state."""
+    return (12 if cell.optimizer == "adamw" else 4) * parameters
+
+
+def first_batch_size(cell, records):
+    """A guess, by the other chip's steps of that size, else by what a row holds."""
+    alike = [
+        record
+        for record in records
+        if record["fits"]
+        and dataclasses.replace(cell_of(record), chip=cell.chip) == cell
+    ]
+    if alike:
+        known = max(alike, key=lambda record: record["batch_size"])
+        parameters = known["parameters"]
+        fixed = 2 * parameters
+        row = max(known["temporaries"] - fixed, 1) / known["batch_size"]
+    else:
+        row, parameters = row_bytes(cell), num_parameters(cell.preset)
+        fixed = 2 * parameters
+    room = available(cell.chip) - state(cell, parameters) - fixed
+    return _power_of_two(max(room, 0) / row)
+
+
+def num_parameters(preset):
+    """About as many as a published size has: its table and its blocks."""
+    size = PUBLISHED_SIZES[preset]
+    hidden = size["hidden_dim"]
+    return size["vocabulary_size"] * hidden + size["num_layers"] * 12 * hidden**2
+
+
+def row_bytes(cell):
+    """About what a row of a batch takes in a step: logits, and what layers keep."""
+    size, length = PUBLISHED_SIZES[cell.preset], cell.sequence_length
+    logits = 3 * num_mask_positions(length) * size["vocabulary_size"]
+    scores = size["num_heads"] * length**2
+    layer = 12 * length * size["hidden_dim"] + 6 * scores
+    if cell.gradient_checkpointing:
+        return logits + layer + size["num_layers"] * 2 * length * size["hidden_dim"]
+    return logits + size["num_layers"] * layer
+
+
+def _power_of_two(number):
+    """The largest power of two that is not above a number; at least 1."""
+    return 2 ** max(0, int(number).bit_length() - 1)
+
+
+def table(records):
+    """Markdown: of each model, chip and length the largest batches and their memory."""
+    head = ["model", "chip", "length", "optimizer", "largest batch", "memory"]
+    head += ["with checkpointing", "memory"]
+    lines = [head, ["---"] * len(head)]
+    for preset, chip, length in itertools.product(PRESETS, CHIPS, LENGTHS):
+        cells = [Cell(preset, chip, length, kept) for kept in (False, True)]
+        if not any(cell_of(record) in cells for record in records):
+            continue
+        line = [preset, chip, str(length), cells[0].optimizer]
+        for cell in cells:
+            line += entry([one for one in records if cell_of(one) == cell])
+        lines.append(line)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def entry(records):
+    """[batch, memory] of a cell's compilations, as text."""
+    fitting, failing = bounds(records)
+    if fitting is None:
+        return ["does not fit" if failing == 1 else "not compiled", ""]
+    (record,) = [one for one in records if one["batch_size"] == fitting]
+    return [f"{fitting:,}", f"{peak(record) / 2**30:.1f} GiB"]
+
+
+if __name__ == "__main__":
+    files.run_command(main)
