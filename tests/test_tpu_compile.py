@@ -119,14 +119,20 @@ def test_the_reason_is_the_line_of_the_exception(tmp_path):
     program = tmp_path / "python"
     program.write_text(
         f"#!/bin/sh\necho 'Traceback' >&2; echo 'a.b.SomeError: {told}' >&2\n"
+        "echo 'E0 x.cc:9] A: Error: no host' >&2\n"
         "echo 'See elsewhere for more details.' >&2; exit 1\n"
     )
+    assert failure_of(program) == f"the compiler for v5e failed: a.b.SomeError: {told}"
+    program.write_text("#!/bin/sh\necho 'A: Error: no host' >&2; kill -9 $$\n")
+    assert failure_of(program) == "the compiler for v5e failed: ended by SIGKILL"
+
+
+def failure_of(program):
     program.chmod(0o755)
     options = options_of(tpu_python=str(program), chip="v5e")
     with pytest.raises(UsageError) as failure:
         tpu_compile.compile_for(options, "step.pb")
-    message = f"the compiler for v5e failed: a.b.SomeError: {told}"
-    assert str(failure.value) == message
+    return str(failure.value)
 
 
 @pytest.mark.tpu

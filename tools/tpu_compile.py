@@ -12,6 +12,7 @@ import collections
 import json
 import os
 import re
+import signal
 import subprocess
 import tempfile
 
@@ -29,6 +30,7 @@ from deberta_tf.tasks import DebertaTextClassifier
 # architecture of each version.
 TOPOLOGIES = {"v4": "v4:1x1x1", "v5e": "v5e:1x1", "v5p": "v5p:1x1x1", "v6e": "v6e:1x1"}
 MEMORY = {"v4": 32 * 2**30, "v5e": 16 * 2**30, "v5p": 95 * 2**30, "v6e": 32 * 2**30}
+_EXCEPTION = re.compile(r"[\w.]+(Error|Exception): ")
 OPTIMIZERS = {"adamw": adamw, "adafactor": adafactor}
 OBJECTIVES = ("masked_lm", "replaced_token", "classification")
 
@@ -189,17 +191,19 @@ def compile_for(options, path):
         check=False,
     )
     if done.returncode:
-        reason = _reason(done.stderr)
+        reason = _reason(done)
         kind = OutOfMemory if "HbmOom" in reason else files.UsageError
         raise kind(f"the compiler for {options.chip} failed: {reason}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def _reason(stderr):
-    """Why a program ended, of what it told: the line of its exception."""
-    lines = stderr.strip().splitlines() or ["no reason was given"]
-    # Links to more may follow it.
-    return next((line for line in lines[::-1] if "Error: " in line), lines[-1])
+def _reason(done):
+    """Why a program failed: the line of its exception, or the signal that ended it."""
+    if done.returncode < 0:
+        return f"ended by {signal.Signals(-done.returncode).name}"
+    lines = done.stderr.strip().splitlines() or ["no reason was given"]
+    # Links to more may follow it, and warnings stand before it.
+    return next(filter(_EXCEPTION.match, lines[::-1]), lines[-1])
 
 
 def tell(options, task, report):
