@@ -45,7 +45,8 @@ def scanned(blocks, x, table, mask, training, recompute=False):
     """Runs blocks one after the other in one `tf.while_loop`.
 
     The loop is compiled once, however many blocks there are; their weights are stacked
-    for it, which takes memory for a second copy of them.
+    for it, which takes memory for a second copy of them, and of their gradients: of
+    matrices in the dtype that the blocks compute in.
 
     Args:
         blocks: list of `DebertaEncoderBlock`, built, alike but for their weights.
@@ -58,7 +59,7 @@ def scanned(blocks, x, table, mask, training, recompute=False):
     """
     first, count = blocks[0], len(blocks)
     columns = zip(*(block.weights for block in blocks), strict=True)
-    weights = [tf.stack([v.value for v in column]) for column in columns]
+    weights = [_stacked(column, first.compute_dtype) for column in columns]
     seeds = []
     if training:
         drawn = [[one.next() for one in seed_generators(block)] for block in blocks]
@@ -84,6 +85,14 @@ def scanned(blocks, x, table, mask, training, recompute=False):
         parallel_iterations=1,
     )
     return tf.unstack(outputs.stack(), count)
+
+
+def _stacked(variables, compute_dtype):
+    values = [variable.value for variable in variables]
+    if len(variables[0].shape) > 1:
+        # As layers cast them where they are read; layer norms compute in float32.
+        values = [tf.cast(value, compute_dtype) for value in values]
+    return tf.stack(values)
 
 
 def apply_block(block, weights, seeds, x, table, mask, training):
