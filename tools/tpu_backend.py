@@ -1,6 +1,6 @@
 """Compiles an HLO module for a TPU that is not there, by libtpu; prints JSON.
 
-    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python tools/tpu_backend.py v5e:1x1 step.pb
+    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python tools/tpu_backend.py step.pb v5e:1x1
 
 `tools.tpu_compile` calls it, in an environment of its own (requirements-tpu-check.txt)
 without TensorFlow and this project. One process at a time: libtpu holds a lock.
@@ -31,18 +31,26 @@ _COPY = re.compile(
 _DIMENSIONS = re.compile(r"[a-z]+\d*\[([\d,]*)\]")
 
 
-def main(topology, path):
+def main(path, *topology):
     began = time.perf_counter()
     with open(path, "rb") as file:
-        compiled = compile_module(topology, file.read())
+        compiled = compile_module(file.read(), *topology)
     report = {"seconds": time.perf_counter() - began, **describe(compiled)}
     print(json.dumps(report))
 
 
-def compile_module(topology, serialized):
-    """The executable for one chip of a topology, such as "v5e:1x1"."""
+def compile_module(serialized, topology, chip_config=None):
+    """The executable for one device of a topology.
+
+    Args:
+        serialized: bytes, an `HloModuleProto`.
+        topology: str, such as "v5e:1x1".
+        chip_config: str, "megacore" where both cores of a chip are to be one device;
+            None: the topology's default.
+    """
+    config = {} if chip_config is None else {"chip_config_name": chip_config}
     found = jax.experimental.topologies.get_topology_desc(
-        platform="tpu", topology_name=topology
+        platform="tpu", topology_name=topology, **config
     )
     devices = found.devices[:1]
     client = devices[0].client

@@ -26,9 +26,15 @@ from deberta_tf.optimization import WarmupLinear, adafactor, adamw
 from deberta_tf.replaced_token import DebertaReplacedTokenDetection, make_generator
 from deberta_tf.tasks import DebertaTextClassifier
 
-# One chip of each, and its memory in bytes: from the pages of Google Cloud on the
-# architecture of each version.
-TOPOLOGIES = {"v4": "v4:1x1x1", "v5e": "v5e:1x1", "v5p": "v5p:1x1x1", "v6e": "v6e:1x1"}
+# One chip of each, and how its cores are taken: the two of a v4 are one device, as
+# TensorFlow and JAX have them (of a v5p that is the default, the others have one). And
+# its memory in bytes: from the pages of Google Cloud on the architecture of each.
+TOPOLOGIES = {
+    "v4": ("v4:1x1x1", "megacore"),
+    "v5e": ("v5e:1x1",),
+    "v5p": ("v5p:1x1x1",),
+    "v6e": ("v6e:1x1",),
+}
 MEMORY = {"v4": 32 * 2**30, "v5e": 16 * 2**30, "v5p": 95 * 2**30, "v6e": 32 * 2**30}
 _EXCEPTION = re.compile(r"[\w.]+(Error|Exception): ")
 OPTIMIZERS = {"adamw": adamw, "adafactor": adafactor}
@@ -184,7 +190,7 @@ def compile_for(options, path):
     program = os.path.join(os.path.dirname(__file__), "tpu_backend.py")
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
     done = subprocess.run(
-        [options.tpu_python, program, TOPOLOGIES[options.chip], path],
+        [options.tpu_python, program, path, *TOPOLOGIES[options.chip]],
         env=environment,
         capture_output=True,
         text=True,
