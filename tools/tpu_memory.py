@@ -31,11 +31,15 @@ LENGTHS = (128, 512)
 MOST_COMPILATIONS = 32
 # The state of AdamW, 12 bytes a parameter with the weights, is more than the chip has.
 WITHOUT_ADAMW = {("deberta_v2_xxlarge", "v5e")}
+# Of 48 blocks one by one, the compiler takes more than 16 GB of this machine's memory.
+SCANNED = ("deberta_v2_xxlarge",)
+# What the compiler gives a program of a chip's memory, by its errors.
+AVAILABLE = {"v5e": int(15.75 * 2**30), "v4": int(30.75 * 2**30)}
 # What the compiler saves at most near the limit, of what a straight line foretells:
 # two layers of the 1.5B model took 12.4 GB of temporaries at 720 rows of 128, where
 # 1.25 times those at 576 rows would be 14.1.
 SAVED = 0.25
-_NEEDED = re.compile(r"\((?P<size>[\d.]+)(?P<unit>[GM])\) exceeds available HBM")
+_REQUIRED = re.compile(r"\((?P<size>[\d.]+)(?P<unit>[GM])\) exceeds available HBM")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +55,10 @@ class Cell:
     def optimizer(self):
         without = (self.preset, self.chip) in WITHOUT_ADAMW
         return "adafactor" if without else "adamw"
+
+    @property
+    def scan_layers(self):
+        return self.preset in SCANNED
 
 
 CELLS = tuple(
@@ -137,17 +145,19 @@ def compile_batch(cell, batch_size, tpu_python):
     """One compilation, as a record.
 
     Returns:
-        dict of the fields of `Cell`, `optimizer`, `batch_size`, `parameters`, `fits`,
-        `seconds` it took, and bytes of the step: `arguments` (weights, state of the
-        optimizer, batch), `temporaries` and `code`; where it does not fit, the
-        compiler's `reason`, and of the bytes what that tells.
+        dict of the fields of `Cell`, `optimizer`, `scan_layers`, `batch_size`,
+        `parameters`, `fits`, `seconds` it took, and bytes of the step: `arguments`
+        (weights, state of the optimizer, batch), `temporaries` and `code`; where it
+        does not fit, the compiler's `reason`, and `required`, what that tells of the
+        sum of the first two, or None.
     """
     began = time.monotonic()
     flags = [f"--{name}={getattr(cell, name)}" for name in ("preset", "chip")]
     flags += [f"--sequence_length={cell.sequence_length}", f"--batch_size={batch_size}"]
     flags += [f"--optimizer={cell.optimizer}", f"--tpu_python={tpu_python}"]
-    if cell.gradient_checkpointing:
-        flags.append("--gradient_checkpointing")
+    for name in ("gradient_checkpointing", "scan_layers"):
+        if getattr(cell, name):
+            flags.append(f"--{name}")
     compilation = tpu_compile.parse(flags)
     task = tpu_compile.make_task(compilation)
     try:
@@ -155,10 +165,11 @@ def compile_batch(cell, batch_size, tpu_python):
         facts = {name: report[name] for name in ("arguments", "temporaries", "code")}
         facts["fits"] = True
     except tpu_compile.OutOfMemory as error:
-        facts = {"fits": False, "reason": str(error), "temporaries": needed(str(error))}
+        facts = {"fits": False, "reason": str(error), "required": required(str(error))}
     record = {
         **dataclasses.asdict(cell),
         "optimizer": cell.optimizer,
+        "scan_layers": cell.scan_layers,
         "batch_size": batch_size,
         "parameters": task.count_params(),
         **facts,
@@ -168,9 +179,9 @@ def compile_batch(cell, batch_size, tpu_python):
     return record
 
 
-def needed(reason):
-    """Bytes that the compiler says a step's temporaries take, or None."""
-    found = _NEEDED.search(reason)
+def required(reason):
+    """Bytes that the compiler says a step's arguments and temporaries take, or None."""
+    found = _REQUIRED.search(reason)
     if found is None:
         return None
     return int(float(found["size"]) * {"G": 2**30, "M": 2**20}[found["unit"]])
@@ -202,7 +213,7 @@ def next_batch_size(cell, records):
     if fitting is None:
         return max(1, min(failing // 2, _that_fits(cell, own, failing)))
     (largest,) = [record for record in own if record["batch_size"] == fitting]
-    return None if foretold_of_twice(largest) > available(cell.chip) else 2 * fitting
+    return None if foretold_of_twice(largest) > AVAILABLE[cell.chip] else 2 * fitting
 
 
 def bounds(records):
@@ -212,11 +223,6 @@ def bounds(records):
         for fits in (True, False)
     }
     return max(sizes[True], default=None), min(sizes[False], default=None)
-
-
-def available(chip):
-    """Bytes of a chip's memory that a program gets: some is the system's."""
-    return tpu_compile.MEMORY[chip] - 2**28
 
 
 def foretold_of_twice(record):
@@ -231,10 +237,11 @@ def foretold_of_twice(record):
 def _that_fits(cell, own, failing):
     """The power of two that fits by what a step needed that did not."""
     (record,) = [one for one in own if one["batch_size"] == failing]
-    if record["temporaries"] is None:
+    if record["required"] is None:
         return failing // 2
-    room = available(cell.chip) - state(cell, record["parameters"])
-    return _power_of_two(failing * room / record["temporaries"])
+    fixed = state(cell, record["parameters"])
+    grows = max(record["required"] - fixed, 1)
+    return _power_of_two(failing * max(AVAILABLE[cell.chip] - fixed, 0) / grows)
 
 
 def state(cell, parameters):
@@ -258,7 +265,7 @@ def first_batch_size(cell, records):
     else:
         row, parameters = row_bytes(cell), num_parameters(cell.preset)
         fixed = 2 * parameters
-    room = available(cell.chip) - state(cell, parameters) - fixed
+    room = AVAILABLE[cell.chip] - state(cell, parameters) - fixed
     return _power_of_two(max(room, 0) / row)
 
 
