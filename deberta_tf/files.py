@@ -86,6 +86,41 @@ def read_json(path, open_file=open):
     return content
 
 
+def read_json_lines(path, key, what):
+    """The JSON objects of a file, one a line; none where there is no file.
+
+    Args:
+        path: str.
+        key: callable from an object to anything; it raises for one that is not valid.
+        what: str. What a line must be, for the error.
+
+    Returns:
+        list of dict.
+
+    Raises:
+        UsageError: if a line is anything else; it names the line.
+    """
+    if not os.path.exists(path):
+        return []
+    objects = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                objects.append(json.loads(line))
+                key(objects[-1])
+            except (ValueError, TypeError, KeyError):
+                raise UsageError(
+                    f"{path}, line {number}, must be {what}. Found: {line.strip():.60}"
+                ) from None
+    return objects
+
+
+def write_json_lines(path, objects):
+    """Writes JSON objects, one a line, whole or not at all."""
+    lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in objects]
+    atomic_write(path, "".join(lines))
+
+
 def check_replaceable(path, is_ours):
     """Refuses to replace a folder that holds anything but an earlier result.
 

@@ -35,6 +35,12 @@ def write_records(path, records):
     return str(path)
 
 
+def write_document(folder):
+    path = folder / "results.md"
+    path.write_text("<!-- ablation -->\n<!-- end of ablation -->\n")
+    return str(path)
+
+
 @pytest.mark.parametrize("model", ablation.MODELS)
 def test_the_flags_of_every_model_are_the_trainers(model, tmp_path):
     stage = ablation.run_stages_of(str(tmp_path), model, 1)[0]
@@ -95,6 +101,7 @@ def test_a_run_that_is_through_becomes_a_line_and_is_not_run_again(
 
     monkeypatch.setattr(ablation, "run_chains", run_chains)
     flags = [f"--results={tmp_path / 'a.jsonl'}", f"--dir={tmp_path}"]
+    flags.append(f"--document={write_document(tmp_path)}")
     with pytest.raises(UsageError, match="no_emd_1 ended with"):
         ablation.main(flags)
     (record,) = ablation_report.read_records(str(tmp_path / "a.jsonl"))
@@ -159,7 +166,10 @@ def test_a_broken_line_is_named(tmp_path):
 def test_plots_are_drawn(tmp_path, capsys):
     records = [make_record(m, s, 5.0, 0.8) for m in ablation.MODELS for s in (1, 2)]
     results = write_records(tmp_path / "a.jsonl", records)
-    ablation_report.main([f"--results={results}"])
-    assert capsys.readouterr().out.startswith("| masked LM | seeds |")
+    document = write_document(tmp_path)
+    ablation_report.main([f"--results={results}", f"--document={document}"])
+    told = capsys.readouterr().out
+    assert told.startswith("| masked LM | seeds |")
+    assert told in (tmp_path / "results.md").read_text()
     for name in ("a_loss.png", "a_probe.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -49,6 +49,16 @@ def test_json_is_written_as_people_read_it(tmp_path):
     assert "naïve" in path.read_text("utf-8")
 
 
+def test_json_lines_come_back_and_a_line_that_is_none_is_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    assert files.read_json_lines(str(path), len, "an object") == []
+    files.write_json_lines(str(path), [{"a": "ä"}, {"b": 2}])
+    assert path.read_text("utf-8") == '{"a": "ä"}\n{"b": 2}\n'
+    assert files.read_json_lines(str(path), len, "an object") == [{"a": "ä"}, {"b": 2}]
+    with pytest.raises(files.UsageError, match="a.jsonl, line 2, must be an a. Found"):
+        files.read_json_lines(str(path), lambda one: one["a"], "an a")
+
+
 def test_a_folder_appears_when_it_is_whole(tmp_path):
     path = tmp_path / "new" / "folder"
     with files.atomic_directory(path) as temporary:

@@ -69,7 +69,8 @@ def main(argv=None):
             _run(missing, records, options)
         except StageError as error:
             raise files.UsageError(str(error)) from None
-    ablation_report.main(["--results", options.results])
+    report = ["--results", options.results, "--document", options.document]
+    ablation_report.main(report)
 
 
 def _parse(argv):
@@ -81,6 +82,11 @@ def _parse(argv):
         "--results",
         default=os.path.join("docs", "ablation.jsonl"),
         help="file of a line for each run that is through (%(default)s)",
+    )
+    parser.add_argument(
+        "--document",
+        default=os.path.join("docs", "results.md"),
+        help="where the tables go (%(default)s)",
     )
     parser.add_argument(
         "--num_workers",
@@ -137,8 +143,7 @@ def _run(runs, records, options):
     done = run_chains(chains, options.dir, options.num_workers)
     for index, markers in done:
         records.append(make_record(options.dir, *runs[index], markers, data))
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        files.atomic_write(options.results, lines)
+        files.write_json_lines(options.results, records)
 
 
 def run_stages_of(folder, model, seed):

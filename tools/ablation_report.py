@@ -1,12 +1,11 @@
-"""Table and plots of the ablations' results.
+"""Tables and plots of the ablations' results.
 
-    python -m tools.ablation_report --results docs/ablation.jsonl
+    python -m tools.ablation_report
 
-Prints the table in Markdown; writes the plots beside the results. `tools.ablation`
-calls it when its runs are through.
+Puts the tables into docs/results.md, and writes the plots beside the results.
+`tools.ablation` calls it when its runs are through.
 """
 
-import json
 import os
 import statistics
 
@@ -16,6 +15,7 @@ matplotlib.use("agg")
 from matplotlib import pyplot
 
 from deberta_tf import files
+from tools.documents import put_table
 
 BASELINE = "deberta"
 # Names of the paper; the order of table and plots.
@@ -33,41 +33,34 @@ TITLES = {
 
 def main(argv=None):
     parser = files.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", required=True, help="what tools.ablation wrote")
-    path = parser.parse_args(argv).results
+    parser.add_argument(
+        "--results",
+        default=os.path.join("docs", "ablation.jsonl"),
+        help="what tools.ablation wrote (%(default)s)",
+    )
+    parser.add_argument(
+        "--document",
+        default=os.path.join("docs", "results.md"),
+        help="where the tables go (%(default)s)",
+    )
+    options = parser.parse_args(argv)
+    path = options.results
     records = read_records(path)
     if not records:
         raise files.UsageError(f"{path} holds no runs")
     print(tables(records))
+    put_table(options.document, "ablation", tables(records))
     stem = os.path.splitext(path)[0]
-    draw_curves(records, f"{stem}_loss.png")
+    draw_losses(records, f"{stem}_loss.png")
     if any(record["probe"] for record in records):
         draw_probes(records, f"{stem}_probe.png")
 
 
 def read_records(path):
-    """The runs of a file of results, list of dict; none where there is no file.
-
-    Raises:
-        UsageError: if a line is no record of a run.
-    """
-    if not os.path.exists(path):
-        return []
-    records = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                record = json.loads(line)
-                known = record["model"] in TITLES
-            except (ValueError, TypeError, KeyError):
-                known = False
-            if not known:
-                raise files.UsageError(
-                    f"{path}, line {number}, must be the record of a run. Found: "
-                    f"{line.strip():.60}"
-                )
-            records.append(record)
-    return records
+    """The runs of a file of results, list of dict; none where there is no file."""
+    return files.read_json_lines(
+        path, lambda record: TITLES[record["model"]], "the record of a run"
+    )
 
 
 def tables(records):
@@ -118,11 +111,7 @@ _REPLACED = (
 
 def _table(kind, columns, key, records):
     """Lines of mean ± standard deviation over seeds; the last column is paired."""
-    models = [
-        model
-        for model in TITLES
-        if any(r["model"] == model and key(r) is not None for r in records)
-    ]
+    models = _models_of([record for record in records if key(record) is not None])
     if not models:
         return None
     lines = [[kind, "seeds", *columns, f"difference to {TITLES[BASELINE]}"]]
@@ -166,52 +155,77 @@ def spread(values, digits, sign=""):
     return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def draw_curves(records, path):
-    """Held-out loss of the masked LMs by tokens read; a thin line for each run."""
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for number, (model, title) in enumerate(TITLES.items()):
-        own = [r for r in records if r["model"] == model and masked_lm_loss(r)]
-        if not own:
-            continue
+def draw_losses(records, path):
+    """Held-out losses of the masked LMs by tokens read, and their differences."""
+    figure, (left, right) = pyplot.subplots(
+        1, 2, figsize=(10, 4), width_ratios=(3, 2), layout="constrained"
+    )
+    own = [record for record in records if masked_lm_loss(record) is not None]
+    draw_curves(left, own)
+    left.set_title("Masked language models: mean and runs")
+    # The baseline lies far above.
+    parts = {
+        model: list(paired(own, model, masked_lm_loss).values())
+        for model in _models_of(own)
+        if model not in (BASELINE, "bert")
+    }
+    draw_dots(right, parts)
+    right.axhline(0, color="black", linewidth=0.8)
+    right.set_ylabel("difference to DeBERTa, nats")
+    right.set_title("At the end, by seed: below 0 is better")
+    _save(figure, path)
+
+
+def draw_curves(axes, records):
+    """Losses by tokens: a thin line for each run, a thick one for a model's mean."""
+    for model in _models_of(records):
+        own = [record for record in records if record["model"] == model]
         # Every row is full, but for the last of a shard.
         rows = own[0]["settings"]["batch_size"]
         tokens_a_step = rows * own[0]["data"]["sequence_length"] / 1e6
         xs = [step * tokens_a_step for step in own[0]["held_out"]["step"]]
         curves = [record["held_out"]["loss"] for record in own]
-        color = f"C{number}"
+        color = f"C{list(TITLES).index(model)}"
         for curve in curves:
             axes.plot(xs, curve, color=color, linewidth=0.6, alpha=0.6)
         means = [statistics.mean(column) for column in zip(*curves, strict=True)]
-        axes.plot(xs, means, color=color, marker="o", label=title)
+        axes.plot(xs, means, color=color, marker="o", label=TITLES[model])
     axes.set_xlabel("tokens read, millions")
-    axes.set_ylabel("held-out masked-LM loss, nats")
-    axes.set_title("Masked language models, 4 layers of 128: mean and runs")
+    axes.set_ylabel("held-out loss, nats a masked token")
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, path)
 
 
 def draw_probes(records, path):
-    """Accuracies of the linear probe: a dot for each run, a bar at the mean."""
+    """Accuracies of the linear probe."""
+    own = [record for record in records if record["probe"]]
+    values = {
+        model: [probe_accuracy(one) for one in own if one["model"] == model]
+        for model in _models_of(own)
+    }
     figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
-    models = [
-        model
-        for model in TITLES
-        if any(r["model"] == model and r["probe"] for r in records)
-    ]
-    for place, model in enumerate(models):
-        values = [
-            probe_accuracy(record) for record in records if record["model"] == model
-        ]
-        axes.scatter([place] * len(values), values, color=f"C{place}", zorder=2)
-        mean = statistics.mean(values)
-        axes.hlines(mean, place - 0.25, place + 0.25, color=f"C{place}")
-    axes.set_xticks(range(len(models)), [TITLES[model] for model in models])
-    axes.set_xlim(-0.6, len(models) - 0.4)
+    draw_dots(axes, values)
     axes.set_ylabel("test accuracy")
     axes.set_title("Linear classifier on frozen features: runs and mean")
-    axes.grid(axis="y", alpha=0.3)
     _save(figure, path)
+
+
+def draw_dots(axes, values):
+    """{model: list of float}: a dot for each, a bar at the mean."""
+    for place, model in enumerate(values):
+        # As in the curves.
+        color = f"C{list(TITLES).index(model)}"
+        axes.scatter([place] * len(values[model]), values[model], color=color, zorder=2)
+        if values[model]:
+            mean = statistics.mean(values[model])
+            axes.hlines(mean, place - 0.25, place + 0.25, color=color)
+    axes.set_xticks(range(len(values)), [TITLES[model] for model in values])
+    axes.set_xlim(-0.6, len(values) - 0.4)
+    axes.grid(axis="y", alpha=0.3)
+
+
+def _models_of(records):
+    return [model for model in TITLES if any(r["model"] == model for r in records)]
 
 
 def _save(figure, path):

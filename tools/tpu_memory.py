@@ -5,12 +5,11 @@
 Compiles training steps of masked LM (`tools.tpu_compile`) of the sizes, chips and
 lengths below, with and without gradient checkpointing, for batches that are powers of
 two, until it is known which is the largest that fits. A compilation is a line of
-`docs/tpu_memory.jsonl`: the same command goes on. Prints the table of docs/tpu.md.
+`docs/tpu_memory.jsonl`: the same command goes on. The table goes into docs/tpu.md.
 """
 
 import dataclasses
 import itertools
-import json
 import os
 import re
 import time
@@ -19,6 +18,7 @@ from deberta_tf import files
 from deberta_tf.masking import num_mask_positions
 from deberta_tf.published import PUBLISHED_SIZES
 from tools import tpu_compile
+from tools.documents import put_table
 
 PRESETS = (
     "deberta_v3_xsmall",
@@ -76,6 +76,7 @@ def main(argv=None):
         if cell.preset not in options.preset or cell.chip not in options.chip:
             continue
         search(cell, records, options)
+        put_table(options.document, "memory", table(records))
     print(table(records))
 
 
@@ -86,6 +87,11 @@ def _parse(argv):
         default=os.path.join("docs", "tpu_memory.jsonl"),
         help="file of a line for each compilation (%(default)s)",
     )
+    parser.add_argument(
+        "--document",
+        default=os.path.join("docs", "tpu.md"),
+        help="where the table goes (%(default)s)",
+    )
     parser.add_argument("--preset", nargs="*", choices=PRESETS, default=PRESETS)
     parser.add_argument("--chip", nargs="*", choices=CHIPS, default=CHIPS)
     parser.add_argument(
@@ -95,26 +101,8 @@ def _parse(argv):
 
 
 def read_records(path):
-    """The compilations of a file, list of dict; none where there is no file.
-
-    Raises:
-        UsageError: if a line is no record of a compilation.
-    """
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8") as file:
-        lines = file.read().splitlines()
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-            cell_of(records[-1])
-        except (ValueError, TypeError, KeyError):
-            raise files.UsageError(
-                f"{path}, line {number}, must be the record of a compilation. Found: "
-                f"{line:.60}"
-            ) from None
-    return records
+    """The compilations of a file, list of dict; none where there is no file."""
+    return files.read_json_lines(path, cell_of, "the record of a compilation")
 
 
 def cell_of(record):
@@ -137,8 +125,7 @@ def search(cell, records, options):
                 f"made; {cell} is not done"
             )
         records.append(compile_batch(cell, batch_size, options.tpu_python))
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        files.atomic_write(options.records, lines)
+        files.write_json_lines(options.records, records)
 
 
 def compile_batch(cell, batch_size, tpu_python):
