@@ -48,11 +48,14 @@ def _run_again(run, *inputs):
     `x == x` of a bool, which the TPU's compiler knows to be true: it then finds the
     same computation twice, and keeps the first.
     """
+    if tf.executing_eagerly():
+        # No compiler, and nothing else keeps the first one's tensors out of a tape.
+        return tf.recompute_grad(run)(*inputs)
 
     @tf.custom_gradient
     def once(*inputs):
         def gradients(upstream):
-            first = tf.reshape(upstream, [-1])[0]
+            first = tf.reduce_sum(tf.reshape(upstream, [-1])[:1])
             # 0, but nobody can tell before the gradient is there.
             zero = tf.where(tf.math.is_nan(first), first, tf.zeros_like(first))
             again = [one + tf.cast(zero, one.dtype) for one in inputs]

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 
 import pytest
 
@@ -12,6 +13,13 @@ from trainers.config import parse
 
 ROOT = pathlib.Path(__file__).parents[1]
 DATA = {"sequence_length": 128, "train": {"rows": 3}, "held_out": {"rows": 1}}
+
+
+@pytest.fixture(autouse=True)
+def same_signals():
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
 
 
 def make_record(model, seed, loss, accuracy=None, **settings):
@@ -87,11 +95,14 @@ def test_a_run_that_is_through_becomes_a_line_and_is_not_run_again(
     tmp_path, monkeypatch
 ):
     """All stages are replaced by what they leave behind; one run fails midway."""
-    monkeypatch.setattr(ablation, "run_stages", lambda stages, folder: None)
+    prepared = [{"key": "the text's"}, {"key": "the rows'"}]
+    monkeypatch.setattr(ablation, "run_stages", lambda stages, folder: prepared)
     monkeypatch.setattr(ablation, "data_facts", lambda folder: DATA)
     asked = []
 
-    def run_chains(chains, folder, num_workers):
+    def run_chains(chains, folder, num_workers, key, environment):
+        assert key == "the rows'"
+        assert environment["TF_NUM_INTRAOP_THREADS"] == "1"
         for index, chain in enumerate(chains):
             asked.append(chain[0].name)
             if len(asked) == 2:
@@ -106,6 +117,7 @@ def test_a_run_that_is_through_becomes_a_line_and_is_not_run_again(
         ablation.main(flags)
     (record,) = ablation_report.read_records(str(tmp_path / "a.jsonl"))
     assert (record["model"], record["seed"], record["seconds"]) == ("deberta", 1, 5)
+    assert "| DeBERTa | 1 | 5.000 |" in (tmp_path / "results.md").read_text()
     assert record["held_out"] == {"step": [500, 1000], "loss": [6.0, 5.0]}
     assert record["probe"] == {"accuracy": 0.75}
     ablation.main(flags)
@@ -151,13 +163,18 @@ def test_the_table_has_means_spreads_and_paired_differences():
     assert cells["−EMD"][1:3] == ["3", "6.533 ± 2.146"]
     assert cells["−EMD"][-1] == "+0.200 ± 0.141 |"
     assert cells["RTD, ES"][1:] == ["1", "0.7000", "0.7500", "2.000", "-0.1000 |"]
-    assert lines[-1] == "6 runs, 6.0 hours of one core."
+    assert lines[-1] == "6 runs, 6.0 hours, each run on one thread."
 
 
 def test_a_broken_line_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps(make_record("bert", 1, 5.0)) + '\n{"model": "be')
-    with pytest.raises(UsageError, match="a.jsonl, line 2, must be the record"):
+    whole = json.dumps(make_record("bert", 1, 5.0))
+    for broken in (whole[:40], '{"model": "bert", "seed": 1}', "[]"):
+        path.write_text(f"{whole}\n{broken}\n")
+        with pytest.raises(UsageError, match="a.jsonl, line 2, must be the record"):
+            ablation_report.read_records(str(path))
+    path.write_text(f"{whole}\n{whole}\n")
+    with pytest.raises(UsageError, match="holds 2 runs of 'bert' with seed 1"):
         ablation_report.read_records(str(path))
     with pytest.raises(UsageError, match="holds no runs"):
         ablation_report.main([f"--results={tmp_path / 'none.jsonl'}"])

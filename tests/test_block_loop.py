@@ -36,11 +36,11 @@ def make(**kwargs):
     return backbone
 
 
-def inputs_of(length=9):
+def inputs_of(length=9, batch_size=3):
     rng = np.random.default_rng(0)
-    padding_mask = np.ones((3, length), "int32")
-    padding_mask[1, length // 2 :] = 0
-    token_ids = rng.integers(5, 100, (3, length)).astype("int32")
+    padding_mask = np.ones((batch_size, length), "int32")
+    padding_mask[1:2, length // 2 :] = 0
+    token_ids = rng.integers(5, 100, (batch_size, length)).astype("int32")
     return {
         "token_ids": tf.constant(token_ids),
         "padding_mask": tf.constant(padding_mask),
@@ -155,6 +155,21 @@ def test_less_is_kept_for_the_backward_pass():
     settings = {"hidden_dim": 64, "intermediate_dim": 256, "vocabulary_size": 104}
     plain, other = make(**settings), make(**settings, gradient_checkpointing=True)
     assert residuals(other) < 0.4 * residuals(plain)
+
+
+@pytest.mark.parametrize("in_graph", [True, False])
+def test_a_batch_of_none_has_gradients_of_zero(in_graph):
+    backbone = make(**WAYS["recomputed"], dropout=0.0, attention_dropout=0.0)
+    variables = [v.value for v in backbone.encoder.blocks[0].trainable_variables]
+
+    def compute(inputs):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(backbone(inputs, training=True))
+        return tape.gradient(loss, variables)
+
+    compute = tf.function(compute) if in_graph else compute
+    for gradient in compute(inputs_of(batch_size=0)):
+        np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
 
 
 def num_operations(num_layers, **kwargs):

@@ -1,3 +1,4 @@
+import contextlib
 import fcntl
 import json
 import os
@@ -207,6 +208,64 @@ def test_a_command_that_saves_and_exits_when_asked_to_end_is_not_done(folder):
     assert process.wait() == 143
     marker = pathlib.Path(folder, "stages", "a.json")
     assert not json.loads(marker.read_text())["done"]
+
+
+def test_every_command_is_asked_to_end_once_and_may_take_its_time(folder):
+    """As trainers do: a second signal ends them in the midst of their saving."""
+    saver = (
+        "import signal, sys, time\n"
+        "def save(*_):\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "    time.sleep(float(sys.argv[1]))\n"
+        "    print('saved', flush=True)\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    chains = [
+        [Stage(f"saver_{i}", "saver", ("-c", saver, str(i)), f"none_{i}")]
+        for i in range(3)
+    ]
+    logs = [pathlib.Path(folder, "logs", f"saver_{i}.txt") for i in range(3)]
+    waits = "import pathlib, sys, time\nwhile any('ready' not in pathlib.Path(one)"
+    waits += ".read_text() for one in sys.argv[1:]): time.sleep(0.01)\nsys.exit(3)"
+    arguments = ("-c", waits, *map(str, logs))
+    chains.append([Stage("failing", "failing", arguments, "none")])
+    os.makedirs(os.path.join(folder, "logs"))
+    for log in logs:
+        log.touch()
+    with pytest.raises(StageError, match="failing ended with exit code 3"):
+        list(run_chains(chains, folder, num_workers=4))
+    assert [log.read_text().split() for log in logs] == [["ready", "saved"]] * 3
+
+
+def test_a_closed_generator_ends_what_runs_and_what_waits(folder):
+    sleeper = appending_stage(folder, "sleeper", then="import time; time.sleep(600)")
+    chains = [[appending_stage(folder, "first")], [sleeper]]
+    chains.append([appending_stage(folder, "waiting")])
+    done = run_chains(chains, folder, num_workers=1)
+    with contextlib.closing(done):
+        assert next(done)[0] == 0
+    assert not os.path.exists(os.path.join(folder, "waiting.out"))
+
+
+def test_chains_run_again_when_what_they_use_is_made_anew(folder, capfd):
+    stage = appending_stage(folder, "first")
+    for key in ("old", "old", "new"):
+        list(run_chains([[stage]], folder, 1, key))
+    told = [
+        line.endswith("done before") for line in capfd.readouterr().out.splitlines()
+    ]
+    assert told == [False, True, False]
+
+
+def test_commands_get_variables(folder):
+    code = "import os; print(os.environ['MINE'], os.environ['PATH'], sep='|')"
+    stage = Stage("first", "first", ("-c", code), "none")
+    list(run_chains([[stage]], folder, 1, environment={"MINE": "mine"}))
+    log = pathlib.Path(folder, "logs", "first.txt").read_text()
+    assert log == f"mine|{os.environ['PATH']}\n"
 
 
 def test_the_stage_of_a_module_is_its_command():

@@ -9,6 +9,7 @@ results, `docs/ablation.jsonl`: the same command goes on with what is missing, o
 another machine too. `tools.ablation_report` makes table and plots of the lines.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ import signal
 from deberta_tf import files
 from tools import ablation_report
 from tools.demo import data_stages, end
-from tools.stages import StageError, minutes, module_stage, run_chains, run_stages
+from tools.stages import StageError, module_stage, run_chains, run_stages
 
 SEQUENCE_LENGTH = 128
 HELD_OUT_FRACTION = 0.02
@@ -49,6 +50,8 @@ MODELS = {
     "rtd_nes": {"objective": "replaced_token", "embedding_sharing": "nes"},
     "rtd_gdes": {"objective": "replaced_token", "embedding_sharing": "gdes"},
 }
+# A run on each core is faster than one run on both.
+ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 # What replaced tokens stand beside in the paper's table is the masked LM.
 PROBED = ("deberta", "rtd_es", "rtd_nes", "rtd_gdes")
 PROBE_SEQUENCE_LENGTH = 64
@@ -57,9 +60,6 @@ PROBE_SEQUENCE_LENGTH = 64
 def main(argv=None):
     options = _parse(argv)
     signal.signal(signal.SIGTERM, end)
-    # A run on each core is faster than one run on both.
-    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        os.environ[name] = "1"
     records = ablation_report.read_records(options.results)
     for record in records:
         check_settings(options.results, record)
@@ -69,8 +69,8 @@ def main(argv=None):
             _run(missing, records, options)
         except StageError as error:
             raise files.UsageError(str(error)) from None
-    report = ["--results", options.results, "--document", options.document]
-    ablation_report.main(report)
+    else:
+        _report(options)
 
 
 def _parse(argv):
@@ -129,7 +129,7 @@ def check_settings(path, record):
 
 
 def _run(runs, records, options):
-    run_stages(
+    markers = run_stages(
         data_stages(options.dir, SEQUENCE_LENGTH, HELD_OUT_FRACTION), options.dir
     )
     data = data_facts(options.dir)
@@ -140,10 +140,20 @@ def _run(runs, records, options):
                 f"{record['data']}; here {data}"
             )
     chains = [run_stages_of(options.dir, *run) for run in runs]
-    done = run_chains(chains, options.dir, options.num_workers)
-    for index, markers in done:
-        records.append(make_record(options.dir, *runs[index], markers, data))
-        files.write_json_lines(options.results, records)
+    done = run_chains(
+        chains, options.dir, options.num_workers, markers[-1]["key"], ONE_THREAD
+    )
+    with contextlib.closing(done):
+        for index, markers in done:
+            record = make_record(options.dir, *runs[index], markers, data)
+            # Others may have added to them for hours.
+            records = ablation_report.read_records(options.results)
+            files.write_json_lines(options.results, [*records, record])
+            _report(options)
+
+
+def _report(options):
+    ablation_report.main(["--results", options.results, "--document", options.document])
 
 
 def run_stages_of(folder, model, seed):
@@ -200,7 +210,7 @@ def make_record(folder, model, seed, markers, data):
     """What is kept of a run that is through.
 
     Returns:
-        dict of `model`, `seed`, `settings`, `data`; `seconds` of one core;
+        dict of `model`, `seed`, `settings`, `data`; `seconds` that its commands ran;
         `held_out`, lists of what the trainer told at `step`s; `probe` or None.
     """
     run_folder = os.path.join(folder, "runs", f"{model}_{seed}")
@@ -216,14 +226,12 @@ def make_record(folder, model, seed, markers, data):
     if model in PROBED:
         path = os.path.join(folder, "runs", f"{model}_{seed}_probe.json")
         probe = files.read_json(path)
-    seconds = sum(marker["seconds"] for marker in markers)
-    print(f"{model}, seed {seed}: through after {minutes(seconds)}", flush=True)
     return {
         "model": model,
         "seed": seed,
         "settings": settings_of(model),
         "data": data,
-        "seconds": round(seconds),
+        "seconds": round(sum(marker["seconds"] for marker in markers)),
         "held_out": held_out,
         "probe": probe,
     }

@@ -6,6 +6,7 @@ Puts the tables into docs/results.md, and writes the plots beside the results.
 `tools.ablation` calls it when its runs are through.
 """
 
+import collections
 import os
 import statistics
 
@@ -57,9 +58,32 @@ def main(argv=None):
 
 
 def read_records(path):
-    """The runs of a file of results, list of dict; none where there is no file."""
-    return files.read_json_lines(
-        path, lambda record: TITLES[record["model"]], "the record of a run"
+    """The runs of a file of results, list of dict; none where there is no file.
+
+    Raises:
+        UsageError: if a line is no record of a run, or a run is there twice.
+    """
+    records = files.read_json_lines(path, _fields, "the record of a run")
+    runs = collections.Counter((one["model"], one["seed"]) for one in records)
+    for (model, seed), count in runs.items():
+        if count > 1:
+            raise files.UsageError(
+                f"{path} holds {count} runs of {model!r} with seed {seed}"
+            )
+    return records
+
+
+def _fields(record):
+    """What tables and plots read; raises where a record lacks it."""
+    return (
+        TITLES[record["model"]],
+        record["seed"],
+        record["settings"]["batch_size"],
+        record["data"]["sequence_length"],
+        record["seconds"] + 0,
+        record["held_out"]["step"][-1],
+        record["held_out"]["loss"][-1],
+        record["probe"] and record["probe"]["accuracy"],
     )
 
 
@@ -67,7 +91,9 @@ def tables(records):
     """Markdown: losses of the masked LMs, and what was told of replaced tokens."""
     found = [_table(*columns, records) for columns in (_LOSSES, _REPLACED)]
     seconds = sum(record["seconds"] for record in records)
-    found.append(f"{len(records)} runs, {seconds / 3600:.1f} hours of one core.")
+    found.append(
+        f"{len(records)} runs, {seconds / 3600:.1f} hours, each run on one thread."
+    )
     return "\n\n".join(filter(None, found))
 
 

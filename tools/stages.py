@@ -9,7 +9,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
-import functools
 import hashlib
 import json
 import os
@@ -75,58 +74,64 @@ def run_stages(stages, folder):
     return markers
 
 
-def run_chains(chains, folder, num_workers):
+def run_chains(chains, folder, num_workers, key="", environment=None):
     """Runs several rows of stages at once; the stages of a row one after the other.
 
     Args:
         chains: list of lists of `Stage`, each a row. Names differ over all of them.
         folder: str, as `run_stages` takes it.
         num_workers: int. Rows that run at once.
+        key: str, of the marker of a stage whose result all rows use: when that is made
+            anew, so are they.
+        environment: dict of variables that the commands get besides this process's.
 
     Yields:
-        (index, markers) of each row, as soon as it is through.
+        (index, markers) of each row, as soon as it is through. Where the caller stops,
+        the generator must be closed: then all that runs is asked to end, once.
 
     Raises:
-        StageError: as `run_stages`. All that runs is asked to end then, and wherever
-            the caller stops.
+        StageError: as `run_stages`, when nothing runs any more.
     """
-    running = Running()
-    with _locked(folder) as lock, _pool(num_workers) as pool:
+    running = Running(environment)
+    pool = concurrent.futures.ThreadPoolExecutor(num_workers)
+    with _locked(folder) as lock, pool:
 
         def run_chain(stages):
-            markers, key = [], ""
+            markers, own_key = [], key
             for stage in stages:
-                key = _chained_key(key, stage)
-                marker, was_done = _run_once(stage, key, folder, lock, running)
+                own_key = _chained_key(own_key, stage)
+                marker, was_done = _run_once(stage, own_key, folder, lock, running)
                 told = _time_told(marker, was_done)
                 print(f"{stage.title:<52}{told}", flush=True)
                 markers.append(marker)
             return markers
 
-        futures = [pool.submit(run_chain, stages) for stages in chains]
+        futures = []
         try:
+            futures += [pool.submit(run_chain, stages) for stages in chains]
             for future in concurrent.futures.as_completed(futures):
                 yield futures.index(future), future.result()
         finally:
+            running.stop()
             for future in futures:
                 future.cancel()
-            running.stop()
-
-
-def _pool(num_workers):
-    return concurrent.futures.ThreadPoolExecutor(num_workers)
 
 
 class Running:
-    """The commands that run, and whether they are asked to end."""
+    """The commands that run, and whether they are asked to end.
 
-    def __init__(self):
+    Args:
+        environment: dict of variables that they get besides this process's.
+    """
+
+    def __init__(self, environment=None):
+        self._environment = {**os.environ, **(environment or {})}
         self._processes = set()
         self._lock = threading.Lock()
         self._is_stopping = False
 
-    def wait(self, start):
-        """Starts a command and waits for it; returns its exit code.
+    def run(self, command, **kwargs):
+        """Runs a command to its end; returns its exit code.
 
         Raises:
             StageError: if it was asked to end: what it did is not all.
@@ -134,12 +139,12 @@ class Running:
         with self._lock:
             if self._is_stopping:
                 raise StageError("stopped")
-            process = start()
+            process = subprocess.Popen(command, env=self._environment, **kwargs)
             self._processes.add(process)
         try:
             code = process.wait()
         except BaseException:
-            _stop(process)
+            self.stop()
             raise
         finally:
             self._processes.discard(process)
@@ -148,12 +153,24 @@ class Running:
         return code
 
     def stop(self):
+        """Asks the commands to end, so that they can save; kills what does not in time.
+
+        Each is asked once: to a trainer, a second signal means at once.
+        """
         with self._lock:
             self._is_stopping = True
-        for process in tuple(self._processes):
+            processes = tuple(self._processes)
+        for process in processes:
             process.terminate()
-        for process in tuple(self._processes):
-            _stop(process)
+        deadline = time.monotonic() + STOP_SECONDS
+        try:
+            for process in processes:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=max(0, deadline - time.monotonic()))
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
 
 
 def minutes(seconds):
@@ -235,15 +252,13 @@ def _remove(path):
 
 def _run_command(stage, log, lock, running):
     with open(log, "wb") as file:
-        start = functools.partial(
-            subprocess.Popen,
+        code = running.run(
             [sys.executable, *stage.arguments],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             pass_fds=[lock],
         )
-        code = running.wait(start)
     if code != 0:
         with open(log, encoding="utf-8", errors="replace") as file:
             lines = file.read().splitlines()[-LOG_LINES_SHOWN:]
@@ -251,17 +266,6 @@ def _run_command(stage, log, lock, running):
         raise StageError(
             f"{stage.name} ended with exit code {code}; the end of {log}:{ending}"
         )
-
-
-def _stop(process):
-    """Asks a command to end, so that it can save; kills it if it does not in time."""
-    process.terminate()
-    try:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=STOP_SECONDS)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _peak_mib():
