@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deberta_tf import block_loop
 from deberta_tf.backbone import DebertaBackbone
 from tests.small_models import make_backbone, randomize
 
@@ -36,11 +37,11 @@ def make(**kwargs):
     return backbone
 
 
-def inputs_of(length=9, batch_size=3):
+def inputs_of(length=9):
     rng = np.random.default_rng(0)
-    padding_mask = np.ones((batch_size, length), "int32")
-    padding_mask[1:2, length // 2 :] = 0
-    token_ids = rng.integers(5, 100, (batch_size, length)).astype("int32")
+    padding_mask = np.ones((3, length), "int32")
+    padding_mask[1, length // 2 :] = 0
+    token_ids = rng.integers(5, 100, (3, length)).astype("int32")
     return {
         "token_ids": tf.constant(token_ids),
         "padding_mask": tf.constant(padding_mask),
@@ -158,18 +159,34 @@ def test_less_is_kept_for_the_backward_pass():
 
 
 @pytest.mark.parametrize("in_graph", [True, False])
-def test_a_batch_of_none_has_gradients_of_zero(in_graph):
-    backbone = make(**WAYS["recomputed"], dropout=0.0, attention_dropout=0.0)
-    variables = [v.value for v in backbone.encoder.blocks[0].trainable_variables]
+@pytest.mark.parametrize("rows", [0, 2])
+def test_what_runs_again_may_be_empty_and_has_its_gradients(rows, in_graph):
+    x, scale = tf.ones([rows, 3]), tf.constant(2.0)
 
-    def compute(inputs):
+    def compute(x, scale):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(backbone(inputs, training=True))
-        return tape.gradient(loss, variables)
+            tape.watch([x, scale])
+            outputs = block_loop._run_again(lambda x, s: tf.sin(x * s), x, scale)
+        return tape.gradient(outputs, [x, scale])
 
     compute = tf.function(compute) if in_graph else compute
-    for gradient in compute(inputs_of(batch_size=0)):
-        np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
+    of_x, of_scale = compute(x, scale)
+    # (sin(2 x))' at 1.
+    np.testing.assert_allclose(of_x, np.full([rows, 3], 2 * np.cos(2)), rtol=1e-6)
+    np.testing.assert_allclose(of_scale, 3 * rows * np.cos(2), rtol=1e-6)
+
+
+def test_a_gradient_that_is_no_number_makes_gradients_that_are_none():
+    x = tf.ones([2])
+
+    @tf.function
+    def compute(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = block_loop._run_again(tf.sin, x)
+        return tape.gradient(outputs, x, output_gradients=tf.constant([np.nan, 1]))
+
+    assert np.isnan(compute(x)).any()
 
 
 def num_operations(num_layers, **kwargs):
