@@ -106,11 +106,8 @@ def adafactor(learning_rate, weight_decay=0.01, average_decay=None):
     """Adafactor that decays neither biases nor layer norms: a state of next to nothing.
 
     Args:
-        learning_rate: float or Keras schedule. Relative: a step is this share of the
-            root mean square of the parameter that it moves, so 100 times AdamW's rate
-            is of its order.
-        weight_decay: float, times the learning rate.
-        average_decay: float, as `adamw` takes it.
+        learning_rate, weight_decay, average_decay: as `adamw` takes them; steps are of
+            the same length.
 
     Returns:
         `Adafactor`.
@@ -126,38 +123,85 @@ def adafactor(learning_rate, weight_decay=0.01, average_decay=None):
 
 
 @keras.saving.register_keras_serializable("deberta_tf")
-class Adafactor(keras.optimizers.Adafactor):
-    """`keras.optimizers.Adafactor`, which keeps no second moments of whole matrices.
+class Adafactor(keras.optimizers.Optimizer):
+    """Adam without first moments, and with second moments of rows and columns alone.
 
-    Keras (3.15) keeps the product of row and column means too, in a variable as large
-    as the matrix, where its purpose is to do without. The updates are the same.
+    Of a matrix it keeps a number for each row and column, of a vector one for each
+    element. Keras's `Adafactor` (3.15) keeps a variable as large as the matrix beside
+    them, makes each step relative to the size of what it moves, and never longer than
+    1 / sqrt(step): the settings of AdamW do not serve there.
 
-    Source: Shazeer & Stern 2018 (arXiv 1804.04235).
+    Args:
+        learning_rate: float or Keras schedule. At most the root mean square of a step,
+            of a matrix or vector (times `clip_threshold`).
+        beta_2_decay: float. Moments keep 1 - step ** beta_2_decay of what they were.
+        epsilon: float, added to squares of gradients.
+        clip_threshold: float. Root mean square over which an update is scaled down.
+
+    Source: Shazeer & Stern 2018 (arXiv 1804.04235), algorithm 4 with steps that are not
+    relative.
     """
 
-    def add_variable_from_reference(self, reference_variable, name=None, **kwargs):
-        if name == "velocity" and len(reference_variable.shape) > 1:
-            return None
-        return super().add_variable_from_reference(reference_variable, name, **kwargs)
+    def __init__(
+        self,
+        learning_rate=1e-4,
+        beta_2_decay=-0.8,
+        epsilon=1e-30,
+        clip_threshold=1.0,
+        name="adafactor",
+        **kwargs,
+    ):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.beta_2_decay = beta_2_decay
+        self.epsilon = epsilon
+        self.clip_threshold = clip_threshold
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._moments = [
+            [
+                self.add_variable(shape, dtype=variable.dtype, name=name)
+                for shape, name in _moment_shapes(variable.shape)
+            ]
+            for variable in variables
+        ]
 
     def update_step(self, gradient, variable, learning_rate):
-        if len(variable.shape) < 2:
-            super().update_step(gradient, variable, learning_rate)
-            return
-        index = self._get_variable_index(variable)
-        rows, columns = self._r[index], self._c[index]
+        moments = self._moments[self._get_variable_index(variable)]
         gradient = tf.cast(gradient, variable.dtype)
-        step = tf.cast(self.iterations + 1, variable.dtype)
-        kept = 1.0 - tf.pow(step, self.beta_2_decay)
-        squares = tf.square(gradient) + self.epsilon_1
-        for means, axis in ((rows, -1), (columns, -2)):
-            new = tf.reduce_mean(squares, axis=axis)
-            self.assign(means, kept * means + (1.0 - kept) * new)
-        # Factor by factor: of rows without a gradient the product can fall to 0.
-        shares = rows / tf.reduce_mean(rows, axis=-1, keepdims=True)
-        update = gradient * tf.math.rsqrt(shares)[..., None]
-        update *= tf.math.rsqrt(columns.value)[..., None, :]
-        update /= tf.maximum(1.0, self._rms(update) / self.clip_threshold)
-        rate = tf.minimum(tf.cast(learning_rate, variable.dtype), tf.math.rsqrt(step))
-        scale = tf.maximum(self.epsilon_2, self._rms(variable))
-        self.assign_sub(variable, rate * scale * update)
+        kept = 1.0 - tf.pow(tf.cast(self.iterations + 1, tf.float32), self.beta_2_decay)
+        kept = tf.cast(kept, variable.dtype)
+        squares = tf.square(gradient) + self.epsilon
+        # Those of rows are means over columns.
+        axes = [None] if len(moments) == 1 else [-1, -2]
+        for moment, axis in zip(moments, axes, strict=True):
+            new = squares if axis is None else tf.reduce_mean(squares, axis)
+            self.assign(moment, kept * moment + (1.0 - kept) * new)
+        if len(moments) == 1:
+            update = gradient * tf.math.rsqrt(moments[0].value)
+        else:
+            rows, columns = (moment.value for moment in moments)
+            # Factor by factor: of rows without a gradient the product can fall to 0.
+            shares = rows / tf.reduce_mean(rows, axis=-1, keepdims=True)
+            update = gradient * tf.math.rsqrt(shares)[..., None]
+            update *= tf.math.rsqrt(columns)[..., None, :]
+        size = tf.sqrt(tf.reduce_mean(tf.square(update)))
+        update /= tf.maximum(1.0, size / self.clip_threshold)
+        self.assign_sub(variable, tf.cast(learning_rate, variable.dtype) * update)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "beta_2_decay": self.beta_2_decay,
+            "epsilon": self.epsilon,
+            "clip_threshold": self.clip_threshold,
+        }
+
+
+def _moment_shapes(shape):
+    """[(shape, name)] of the second moments of a parameter."""
+    if len(shape) < 2:
+        return [(shape, "moments")]
+    return [(shape[:-1], "row_moments"), (shape[:-2] + shape[-1:], "column_moments")]

@@ -1,7 +1,6 @@
 """tools/tpu_memory.py: the search for the largest batch that fits."""
 
 import json
-import pathlib
 import types
 
 import pytest
@@ -10,7 +9,6 @@ from deberta_tf.files import UsageError
 from tools import tpu_compile, tpu_memory
 from tools.tpu_memory import Cell
 
-ROOT = pathlib.Path(__file__).parents[1]
 CELL = Cell("deberta_v3_base", "v5e", 128, False)
 REASON = (
     "JaxRuntimeError: RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory "
@@ -23,6 +21,7 @@ def make_record(cell, batch_size, fits=True, temporaries=2**30, arguments=2**31)
     record = {
         **vars(cell),
         "optimizer": cell.optimizer,
+        "scan_layers": cell.scan_layers,
         "batch_size": batch_size,
         "parameters": 1000,
         "fits": fits,
@@ -49,54 +48,72 @@ class Chip:
         return make_record(cell, batch_size, fits, known)
 
 
-def options_of(path):
-    return types.SimpleNamespace(records=str(path), tpu_python="python")
+@pytest.fixture
+def document(tmp_path):
+    path = tmp_path / "a.md"
+    path.write_text("<!-- memory -->\n<!-- end of memory -->\n")
+    return path
+
+
+def search(document, *flags):
+    """Runs the command on the cells of base models on v5e; returns its records."""
+    records = document.with_suffix(".jsonl")
+    flags = ["--preset", "deberta_v3_base", "--chip", "v5e", *flags]
+    tpu_memory.main([f"--records={records}", f"--document={document}", *flags])
+    return tpu_memory.read_records(str(records))
 
 
 @pytest.mark.parametrize("tells", [True, False])
 @pytest.mark.parametrize("row", [2**18, 2**23, 2**25, 3 * 2**25, 2**29, 2**33])
-def test_the_largest_power_of_two_is_found(row, tells, tmp_path, monkeypatch):
+def test_the_largest_power_of_two_is_found(row, tells, document, monkeypatch):
     chip = Chip(row, tells=tells)
     monkeypatch.setattr(tpu_memory, "compile_batch", chip)
-    records = []
-    tpu_memory.search(CELL, records, options_of(tmp_path / "a.jsonl"))
-    fitting, failing = tpu_memory.bounds(records)
+    records = search(document, "--most_compilations=99")
     room = 15.75 * 2**30 - 2**31 - 2**30
-    if row > room:
-        assert (fitting, failing) == (None, 1)
-    else:
+    for length, checkpointing in ((128, False), (512, True)):
+        cell = Cell("deberta_v3_base", "v5e", length, checkpointing)
+        own = tpu_memory.of_cell(cell, records)
+        fitting, failing = tpu_memory.bounds(own)
+        sizes = [record["batch_size"] for record in own]
+        assert len(set(sizes)) == len(sizes)
+        if row > room:
+            assert (fitting, failing) == (None, 1)
+            assert tpu_memory.entry(cell, records) == ["does not fit", ""]
+            continue
         # 2 ** k <= room / row < 2 ** (k + 1)
         assert fitting == 2 ** (int(room // row).bit_length() - 1)
         # Twice as many are known not to fit, or would by far not.
         assert failing == 2 * fitting or 2 * fitting * row > 1.2 * room
-    assert len(set(chip.asked)) == len(chip.asked)
-    assert tpu_memory.read_records(str(tmp_path / "a.jsonl")) == records
+        assert tpu_memory.entry(cell, records)[0] == f"{fitting:,}"
+    assert tpu_memory.table(records) in document.read_text()
 
 
-def test_what_is_known_is_not_compiled_again(tmp_path, monkeypatch):
+def test_what_is_known_is_not_compiled_again(document, monkeypatch):
     chip = Chip(2**25)
     monkeypatch.setattr(tpu_memory, "compile_batch", chip)
-    options, records = options_of(tmp_path / "a.jsonl"), []
-    tpu_memory.search(CELL, records, options)
+    first = search(document)
     count = len(chip.asked)
-    tpu_memory.search(CELL, tpu_memory.read_records(options.records), options)
-    assert len(chip.asked) == count > 0
+    assert search(document) == first
+    assert len(chip.asked) == count == len(first) > 0
 
 
-def test_the_other_chip_begins_where_the_first_one_ended():
-    other = Cell("deberta_v3_base", "v4", 128, False)
-    # 2 ** 25 bytes a row: 29.75 GiB less 2 GiB of state hold 888 of them.
-    records = [make_record(CELL, 256, temporaries=2**33)]
-    records[0]["parameters"] = 2**31 // 12
-    assert tpu_memory.next_batch_size(other, records) == 512
+def test_each_cell_has_an_entry_before_any_has_a_better_one(
+    document, monkeypatch, capsys
+):
+    # So small a row that the first guess is never the last.
+    monkeypatch.setattr(tpu_memory, "compile_batch", Chip(2**18))
+    records = search(document, "--most_compilations=4")
+    assert len({tpu_memory.cell_of(record) for record in records}) == 4
+    assert "4 compilations; not finished: 4 cells" in capsys.readouterr().out
+    assert document.read_text().count(" or more |") == 4
 
 
-def test_there_is_a_limit_of_compilations(tmp_path, monkeypatch):
-    monkeypatch.setattr(tpu_memory, "compile_batch", Chip(2**25))
-    other = Cell("deberta_v3_large", "v4", 512, True)
-    records = [make_record(other, 2**i) for i in range(32)]
-    with pytest.raises(UsageError, match="holds 32 compilations, no more may be made"):
-        tpu_memory.search(CELL, records, options_of(tmp_path / "a.jsonl"))
+def test_of_a_loop_more_does_not_grow_with_the_batch():
+    plain = make_record(CELL, 8, temporaries=8000)
+    scanned = {**plain, "scan_layers": True}
+    found = [tpu_memory.foretold_of_twice(record) for record in (plain, scanned)]
+    # 1,000 parameters.
+    assert found == [2**31 + 8000 + 2000, 2**31 + 8000]
 
 
 @pytest.mark.parametrize(
@@ -137,21 +154,29 @@ def test_a_compilation_becomes_a_record(monkeypatch):
 
 def test_a_table_tells_the_largest_and_what_does_not_fit():
     kept = Cell("deberta_v3_base", "v5e", 128, True)
-    records = [make_record(CELL, 2, fits=False), make_record(CELL, 1, fits=False)]
-    assert tpu_memory.table(records).splitlines()[2] == (
-        "| deberta_v3_base | v5e | 128 | adamw | does not fit |  | not compiled |  |"
-    )
+    start = "| deberta_v3_base | v5e | 128 | adamw |"
+
+    def line(*records):
+        return tpu_memory.table(records).splitlines()[2]
+
+    records = [make_record(CELL, 2, fits=False)]
+    assert line(*records) == f"{start} below 2 |  | not compiled |  |"
+    records.append(make_record(CELL, 1, fits=False))
+    assert line(*records) == f"{start} does not fit |  | not compiled |  |"
     records += [make_record(kept, 64), make_record(kept, 2048)]
-    assert tpu_memory.table(records).splitlines()[2] == (
-        "| deberta_v3_base | v5e | 128 | adamw | does not fit |  | 2,048 | 3.0 GiB |"
-    )
+    assert line(*records) == f"{start} does not fit |  | 2,048 or more | 3.0 GiB |"
+    records.append(make_record(kept, 4096, fits=False))
+    assert line(*records) == f"{start} does not fit |  | 2,048 | 3.0 GiB |"
 
 
 def test_a_broken_line_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps(make_record(CELL, 8)) + '\n{"preset": "deb')
-    with pytest.raises(UsageError, match="a.jsonl, line 2, must be the record"):
-        tpu_memory.read_records(str(path))
+    whole = make_record(CELL, 8)
+    without = {name: value for name, value in whole.items() if name != "code"}
+    for broken in ('{"preset": "deb', json.dumps(without), "[]"):
+        path.write_text(f"{json.dumps(whole)}\n{broken}\n")
+        with pytest.raises(UsageError, match="a.jsonl, line 2, must be the record"):
+            tpu_memory.read_records(str(path))
 
 
 def test_every_cell_has_a_first_guess():

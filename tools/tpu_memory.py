@@ -28,7 +28,6 @@ PRESETS = (
 )
 CHIPS = ("v5e", "v4")
 LENGTHS = (128, 512)
-MOST_COMPILATIONS = 32
 # The state of AdamW, 12 bytes a parameter with the weights, is more than the chip has.
 WITHOUT_ADAMW = {("deberta_v2_xxlarge", "v5e")}
 # Of 48 blocks one by one, the compiler takes more than 16 GB of this machine's memory.
@@ -72,10 +71,17 @@ CELLS = tuple(
 def main(argv=None):
     options = _parse(argv)
     records = read_records(options.records)
-    for cell in CELLS:
-        if cell.preset not in options.preset or cell.chip not in options.chip:
-            continue
-        search(cell, records, options)
+    wanted = [c for c in CELLS if c.preset in options.preset and c.chip in options.chip]
+    while open_cells := [c for c in wanted if next_batch_size(c, records) is not None]:
+        if len(records) >= options.most_compilations:
+            print(f"{len(records)} compilations; not finished: {len(open_cells)} cells")
+            break
+        # Each cell has an entry before any has a better one.
+        cell = min(open_cells, key=lambda cell: len(of_cell(cell, records)))
+        record = compile_batch(cell, next_batch_size(cell, records), options.tpu_python)
+        # Others may have added to them meanwhile.
+        records = [*read_records(options.records), record]
+        files.write_json_lines(options.records, records)
         put_table(options.document, "memory", table(records))
     print(table(records))
 
@@ -92,6 +98,12 @@ def _parse(argv):
         default=os.path.join("docs", "tpu.md"),
         help="where the table goes (%(default)s)",
     )
+    parser.add_argument(
+        "--most_compilations",
+        type=int,
+        default=32,
+        help="lines of --records over which none is added (%(default)s)",
+    )
     parser.add_argument("--preset", nargs="*", choices=PRESETS, default=PRESETS)
     parser.add_argument("--chip", nargs="*", choices=CHIPS, default=CHIPS)
     parser.add_argument(
@@ -102,7 +114,14 @@ def _parse(argv):
 
 def read_records(path):
     """The compilations of a file, list of dict; none where there is no file."""
-    return files.read_json_lines(path, cell_of, "the record of a compilation")
+    return files.read_json_lines(path, _fields, "the record of a compilation")
+
+
+def _fields(record):
+    """What search and table read; raises where a record lacks it."""
+    sizes = ("arguments", "temporaries", "code") if record["fits"] else ("required",)
+    names = ("optimizer", "scan_layers", "batch_size", "parameters", *sizes)
+    return cell_of(record), [record[name] for name in names]
 
 
 def cell_of(record):
@@ -112,20 +131,9 @@ def cell_of(record):
     )
 
 
-def search(cell, records, options):
-    """Compiles until the largest batch of a cell is known; adds to the records.
-
-    Raises:
-        UsageError: if that would take more compilations than there may be.
-    """
-    while (batch_size := next_batch_size(cell, records)) is not None:
-        if len(records) >= MOST_COMPILATIONS:
-            raise files.UsageError(
-                f"{options.records} holds {len(records)} compilations, no more may be "
-                f"made; {cell} is not done"
-            )
-        records.append(compile_batch(cell, batch_size, options.tpu_python))
-        files.write_json_lines(options.records, records)
+def of_cell(cell, records):
+    """The compilations of a cell."""
+    return [record for record in records if cell_of(record) == cell]
 
 
 def compile_batch(cell, batch_size, tpu_python):
@@ -191,10 +199,10 @@ def peak(record):
 
 def next_batch_size(cell, records):
     """The batch to compile next for a cell; None: its largest batch is known."""
-    own = [record for record in records if cell_of(record) == cell]
+    own = of_cell(cell, records)
     fitting, failing = bounds(own)
     if not own:
-        return first_batch_size(cell, records)
+        return first_batch_size(cell)
     if failing == 1 or (fitting and failing == 2 * fitting):
         return None
     if fitting is None:
@@ -213,12 +221,14 @@ def bounds(records):
 
 
 def foretold_of_twice(record):
-    """Bytes that twice the batch takes at the least.
+    """Bytes that twice the batch takes, if the compiler saves what it was seen to.
 
-    What grows with the batch is at least the temporaries less gradients in float32.
+    What grows with the batch are the temporaries less gradients in float32, and less
+    the stacked matrices of a loop and their gradients in bfloat16.
     """
-    growing = record["temporaries"] - 4 * record["parameters"]
-    return peak(record) + max(growing, 0) * (1 - 2 * SAVED)
+    fixed = (8 if record["scan_layers"] else 4) * record["parameters"]
+    growing = max(record["temporaries"] - fixed, 0)
+    return peak(record) + growing * (1 - 2 * SAVED)
 
 
 def _that_fits(cell, own, failing):
@@ -236,24 +246,12 @@ def state(cell, parameters):
     return (12 if cell.optimizer == "adamw" else 4) * parameters
 
 
-def first_batch_size(cell, records):
-    """A guess, by the other chip's steps of that size, else by what a row holds."""
-    alike = [
-        record
-        for record in records
-        if record["fits"]
-        and dataclasses.replace(cell_of(record), chip=cell.chip) == cell
-    ]
-    if alike:
-        known = max(alike, key=lambda record: record["batch_size"])
-        parameters = known["parameters"]
-        fixed = 2 * parameters
-        row = max(known["temporaries"] - fixed, 1) / known["batch_size"]
-    else:
-        row, parameters = row_bytes(cell), num_parameters(cell.preset)
-        fixed = 2 * parameters
-    room = AVAILABLE[cell.chip] - state(cell, parameters) - fixed
-    return _power_of_two(max(room, 0) / row)
+def first_batch_size(cell):
+    """A guess, by what a row holds."""
+    parameters = num_parameters(cell.preset)
+    # Gradients, in float32 or bfloat16.
+    room = AVAILABLE[cell.chip] - state(cell, parameters) - 3 * parameters
+    return _power_of_two(max(room, 0) / row_bytes(cell))
 
 
 def num_parameters(preset):
@@ -264,14 +262,17 @@ def num_parameters(preset):
 
 
 def row_bytes(cell):
-    """About what a row of a batch takes in a step: logits, and what layers keep."""
+    """About what a row of a batch takes in a step: logits, and what layers keep.
+
+    The factors are those of steps of v3-xsmall: measured over counted.
+    """
     size, length = PUBLISHED_SIZES[cell.preset], cell.sequence_length
     logits = 3 * num_mask_positions(length) * size["vocabulary_size"]
     scores = size["num_heads"] * length**2
     layer = 12 * length * size["hidden_dim"] + 6 * scores
-    if cell.gradient_checkpointing:
-        return logits + layer + size["num_layers"] * 2 * length * size["hidden_dim"]
-    return logits + size["num_layers"] * layer
+    kept = 2 * length * size["hidden_dim"] if cell.gradient_checkpointing else layer
+    counted = logits + layer + size["num_layers"] * kept
+    return counted * {"v5e": 1.25, "v4": 1.8}[cell.chip]
 
 
 def _power_of_two(number):
@@ -290,18 +291,23 @@ def table(records):
             continue
         line = [preset, chip, str(length), cells[0].optimizer]
         for cell in cells:
-            line += entry([one for one in records if cell_of(one) == cell])
+            line += entry(cell, records)
         lines.append(line)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def entry(records):
-    """[batch, memory] of a cell's compilations, as text."""
-    fitting, failing = bounds(records)
+def entry(cell, records):
+    """[largest batch, memory] of a cell, as text."""
+    own = of_cell(cell, records)
+    fitting, failing = bounds(own)
+    if not own:
+        return ["not compiled", ""]
+    is_known = next_batch_size(cell, records) is None
     if fitting is None:
-        return ["does not fit" if failing == 1 else "not compiled", ""]
-    (record,) = [one for one in records if one["batch_size"] == fitting]
-    return [f"{fitting:,}", f"{peak(record) / 2**30:.1f} GiB"]
+        return ["does not fit" if is_known else f"below {failing:,}", ""]
+    (record,) = [one for one in own if one["batch_size"] == fitting]
+    memory = f"{peak(record) / 2**30:.1f} GiB"
+    return [f"{fitting:,}" if is_known else f"{fitting:,} or more", memory]
 
 
 if __name__ == "__main__":

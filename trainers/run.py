@@ -53,7 +53,7 @@ class RunConfig:
     """Name of a TPU to train on, "local" on a TPU VM; none: no TPU."""
     optimizer: str = "adamw"
     """adamw, as in the papers, with 8 bytes of state a parameter; or adafactor, with
-    next to none: its learning_rate is relative to a parameter's size, 1e-2 or so."""
+    next to none."""
     learning_rate: float = 1e-4
     """Peak of the learning rate, reached after the warm-up; it then falls to 0."""
     official_schedule: bool = False
