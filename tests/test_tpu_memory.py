@@ -81,10 +81,17 @@ def test_the_largest_power_of_two_is_found(row, tells, document, monkeypatch):
             assert tpu_memory.entry(cell, records) == ["does not fit", ""]
             continue
         # 2 ** k <= room / row < 2 ** (k + 1)
-        assert fitting == 2 ** (int(room // row).bit_length() - 1)
+        largest = 2 ** (int(room // row).bit_length() - 1)
+        assert tpu_memory.entry(cell, records)[0] == f"{largest:,}"
+        if fitting is None:
+            # By the memory that twice as many were said to need.
+            assert tells
+            assert failing == 2 * largest
+            assert largest * row < 0.8 * room
+            continue
+        assert fitting == largest
         # Twice as many are known not to fit, or would by far not.
         assert failing == 2 * fitting or 2 * fitting * row > 1.2 * room
-        assert tpu_memory.entry(cell, records)[0] == f"{fitting:,}"
     assert tpu_memory.table(records) in document.read_text()
 
 
@@ -114,6 +121,23 @@ def test_of_a_loop_more_does_not_grow_with_the_batch():
     found = [tpu_memory.foretold_of_twice(record) for record in (plain, scanned)]
     # 1,000 parameters.
     assert found == [2**31 + 8000 + 2000, 2**31 + 8000]
+
+
+def test_half_of_a_batch_that_does_not_fit_is_foretold_from_above():
+    needed = make_record(CELL, 64, fits=False, arguments=12000, temporaries=10000)
+    # 1,000 parameters: 12,000 bytes of state, 4,000 of gradients; 6,000 are the rows'.
+    assert tpu_memory.foretold_of_half(needed) == 16000 + 2**30 + 4000
+    scanned = {**needed, "scan_layers": True}
+    assert tpu_memory.foretold_of_half(scanned) == 20000 + 2**30 + 2000 / 1.5
+    untold = {**needed, "required": None}
+    available = tpu_memory.AVAILABLE["v5e"]
+    barely = {**needed, "required": int(1.3 * available)}
+    by_far = {**needed, "required": int(1.6 * available)}
+    assert tpu_memory.next_batch_size(CELL, [barely]) is None
+    assert tpu_memory.entry(CELL, [barely]) == ["32", "≤ 14.7 GiB"]
+    for record in (untold, by_far):
+        assert tpu_memory.next_batch_size(CELL, [record]) == 32
+        assert tpu_memory.entry(CELL, [record]) == ["below 64", ""]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +183,7 @@ def test_a_table_tells_the_largest_and_what_does_not_fit():
     def line(*records):
         return tpu_memory.table(records).splitlines()[2]
 
-    records = [make_record(CELL, 2, fits=False)]
+    records = [make_record(CELL, 2, fits=False, temporaries=2**35)]
     assert line(*records) == f"{start} below 2 |  | not compiled |  |"
     records.append(make_record(CELL, 1, fits=False))
     assert line(*records) == f"{start} does not fit |  | not compiled |  |"

@@ -10,6 +10,7 @@ two, until it is known which is the largest that fits. A compilation is a line o
 
 import dataclasses
 import itertools
+import math
 import os
 import re
 import time
@@ -38,6 +39,8 @@ AVAILABLE = {"v5e": int(15.75 * 2**30), "v4": int(30.75 * 2**30)}
 # two layers of the 1.5B model took 12.4 GB of temporaries at 720 rows of 128, where
 # 1.25 times those at 576 rows would be 14.1.
 SAVED = 0.25
+# More than the program itself was seen to take.
+CODE = 2**30
 _REQUIRED = re.compile(r"\((?P<size>[\d.]+)(?P<unit>[GM])\) exceeds available HBM")
 
 
@@ -206,9 +209,17 @@ def next_batch_size(cell, records):
     if failing == 1 or (fitting and failing == 2 * fitting):
         return None
     if fitting is None:
+        if foretold_of_half(_of_size(failing, own)) <= AVAILABLE[cell.chip]:
+            return None
         return max(1, min(failing // 2, _that_fits(cell, own, failing)))
-    (largest,) = [record for record in own if record["batch_size"] == fitting]
-    return None if foretold_of_twice(largest) > AVAILABLE[cell.chip] else 2 * fitting
+    twice = foretold_of_twice(_of_size(fitting, own))
+    return None if twice > AVAILABLE[cell.chip] else 2 * fitting
+
+
+def _of_size(batch_size, records):
+    """The compilation of a batch, of those of a cell."""
+    (record,) = [one for one in records if one["batch_size"] == batch_size]
+    return record
 
 
 def bounds(records):
@@ -221,19 +232,35 @@ def bounds(records):
 
 
 def foretold_of_twice(record):
-    """Bytes that twice the batch takes, if the compiler saves what it was seen to.
-
-    What grows with the batch are the temporaries less gradients in float32, and less
-    the stacked matrices of a loop and their gradients in bfloat16.
-    """
-    fixed = (8 if record["scan_layers"] else 4) * record["parameters"]
-    growing = max(record["temporaries"] - fixed, 0)
+    """Bytes that twice the batch of a step that fits takes at least."""
+    growing = max(record["temporaries"] - _fixed(record), 0)
     return peak(record) + growing * (1 - 2 * SAVED)
+
+
+def foretold_of_half(record):
+    """Bytes that half the batch of a step that does not fit takes at most.
+
+    Short of memory the compiler saved what it could; at half the batch it does not.
+    """
+    if record["required"] is None:
+        return math.inf
+    fixed = state(cell_of(record), record["parameters"]) + _fixed(record)
+    growing = max(record["required"] - fixed, 0)
+    return fixed + CODE + growing / 2 / (1 - SAVED)
+
+
+def _fixed(record):
+    """Bytes of the temporaries that do not grow with the batch, at most.
+
+    Gradients in float32, and of a loop the stacked matrices and their gradients in
+    bfloat16.
+    """
+    return (8 if record["scan_layers"] else 4) * record["parameters"]
 
 
 def _that_fits(cell, own, failing):
     """The power of two that fits by what a step needed that did not."""
-    (record,) = [one for one in own if one["batch_size"] == failing]
+    record = _of_size(failing, own)
     if record["required"] is None:
         return failing // 2
     fixed = state(cell, record["parameters"])
@@ -249,9 +276,10 @@ def state(cell, parameters):
 def first_batch_size(cell):
     """A guess, by what a row holds."""
     parameters = num_parameters(cell.preset)
-    # Gradients, in float32 or bfloat16.
-    room = AVAILABLE[cell.chip] - state(cell, parameters) - 3 * parameters
-    return _power_of_two(max(room, 0) / row_bytes(cell))
+    # And gradients in float32.
+    room = AVAILABLE[cell.chip] - state(cell, parameters) - 4 * parameters
+    # The nearest: a compilation tells as much of its half as of its double.
+    return _power_of_two(math.sqrt(2) * max(room, 0) / row_bytes(cell))
 
 
 def num_parameters(preset):
@@ -264,7 +292,8 @@ def num_parameters(preset):
 def row_bytes(cell):
     """About what a row of a batch takes in a step: logits, and what layers keep.
 
-    The factors are those of steps of v3-xsmall: measured over counted.
+    The factors are those of steps of v3-xsmall: measured over counted, and v4's memory
+    over v5e's.
     """
     size, length = PUBLISHED_SIZES[cell.preset], cell.sequence_length
     logits = 3 * num_mask_positions(length) * size["vocabulary_size"]
@@ -272,7 +301,8 @@ def row_bytes(cell):
     layer = 12 * length * size["hidden_dim"] + 6 * scores
     kept = 2 * length * size["hidden_dim"] if cell.gradient_checkpointing else layer
     counted = logits + layer + size["num_layers"] * kept
-    return counted * {"v5e": 1.25, "v4": 1.8}[cell.chip]
+    recomputed = cell.gradient_checkpointing and length == 512
+    return counted * (1.9 if recomputed else 1.2) * {"v5e": 1, "v4": 1.4}[cell.chip]
 
 
 def _power_of_two(number):
@@ -304,9 +334,11 @@ def entry(cell, records):
         return ["not compiled", ""]
     is_known = next_batch_size(cell, records) is None
     if fitting is None:
+        if is_known and failing > 1:
+            most = foretold_of_half(_of_size(failing, own))
+            return [f"{failing // 2:,}", f"≤ {most / 2**30:.1f} GiB"]
         return ["does not fit" if is_known else f"below {failing:,}", ""]
-    (record,) = [one for one in own if one["batch_size"] == fitting]
-    memory = f"{peak(record) / 2**30:.1f} GiB"
+    memory = f"{peak(_of_size(fitting, own)) / 2**30:.1f} GiB"
     return [f"{fitting:,}" if is_known else f"{fitting:,} or more", memory]
 
 
