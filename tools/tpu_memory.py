@@ -292,17 +292,19 @@ def num_parameters(preset):
 def row_bytes(cell):
     """About what a row of a batch takes in a step: logits, and what layers keep.
 
-    The factors are those of steps of v3-xsmall: measured over counted, and v4's memory
-    over v5e's.
+    The factors are those of steps of v3-xsmall and v3-base: measured over counted.
     """
     size, length = PUBLISHED_SIZES[cell.preset], cell.sequence_length
     logits = 3 * num_mask_positions(length) * size["vocabulary_size"]
     scores = size["num_heads"] * length**2
     layer = 12 * length * size["hidden_dim"] + 6 * scores
-    kept = 2 * length * size["hidden_dim"] if cell.gradient_checkpointing else layer
+    kept = layer
+    if cell.gradient_checkpointing:
+        kept = 2 * length * size["hidden_dim"]
+        # Of the block that is computed again.
+        layer += 27 * scores if length == 512 else 0
     counted = logits + layer + size["num_layers"] * kept
-    recomputed = cell.gradient_checkpointing and length == 512
-    return counted * (1.9 if recomputed else 1.2) * {"v5e": 1, "v4": 1.4}[cell.chip]
+    return counted * {"v5e": 1.2, "v4": 1.7}[cell.chip]
 
 
 def _power_of_two(number):
