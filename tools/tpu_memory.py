@@ -31,8 +31,11 @@ CHIPS = ("v5e", "v4")
 LENGTHS = (128, 512)
 # The state of AdamW, 12 bytes a parameter with the weights, is more than the chip has.
 WITHOUT_ADAMW = {("deberta_v2_xxlarge", "v5e")}
-# Of 48 blocks one by one, the compiler takes more than 16 GB of this machine's memory.
-SCANNED = ("deberta_v2_xxlarge",)
+# As a loop: of 48 blocks one by one the compiler takes more memory than this machine
+# has, of 24 it takes long.
+SCANNED = ("deberta_v3_large", "deberta_v2_xxlarge")
+# And of the 12 of v3-base, for v4, of this length and with checkpointing, 20 GB.
+SCANNED_LENGTH = 512
 # What the compiler gives a program of a chip's memory, by its errors.
 AVAILABLE = {"v5e": int(15.75 * 2**30), "v4": int(30.75 * 2**30)}
 # What the compiler saves at most near the limit, of what a straight line foretells:
@@ -60,7 +63,8 @@ class Cell:
 
     @property
     def scan_layers(self):
-        return self.preset in SCANNED
+        of_v4 = self.chip == "v4" and self.sequence_length == SCANNED_LENGTH
+        return self.preset in SCANNED or (of_v4 and self.gradient_checkpointing)
 
 
 CELLS = tuple(
@@ -329,19 +333,20 @@ def table(records):
 
 
 def entry(cell, records):
-    """[largest batch, memory] of a cell, as text."""
+    """[largest batch, memory] of a cell, as text; with a star that of a loop."""
     own = of_cell(cell, records)
     fitting, failing = bounds(own)
     if not own:
         return ["not compiled", ""]
     is_known = next_batch_size(cell, records) is None
+    mark = " \\*" if cell.scan_layers else ""
     if fitting is None:
         if is_known and failing > 1:
             most = foretold_of_half(_of_size(failing, own))
-            return [f"{failing // 2:,}", f"≤ {most / 2**30:.1f} GiB"]
-        return ["does not fit" if is_known else f"below {failing:,}", ""]
+            return [f"{failing // 2:,}{mark}", f"≤ {most / 2**30:.1f} GiB"]
+        return ["does not fit" if is_known else f"below {failing:,}{mark}", ""]
     memory = f"{peak(_of_size(fitting, own)) / 2**30:.1f} GiB"
-    return [f"{fitting:,}" if is_known else f"{fitting:,} or more", memory]
+    return [f"{fitting:,}{mark}" if is_known else f"{fitting:,}{mark} or more", memory]
 
 
 if __name__ == "__main__":
