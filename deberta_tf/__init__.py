@@ -6,6 +6,7 @@ from deberta_tf.heads import EnhancedMaskDecoder
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.masking import NgramMasker
 from deberta_tf.replaced_token import DebertaReplacedTokenDetection
+from deberta_tf.sift import ScaleInvariantFineTuning
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
 from deberta_tf.token_tasks import (
     DebertaEntityScorer,
@@ -34,4 +35,5 @@ __all__ = [
     "DisentangledSelfAttention",
     "EnhancedMaskDecoder",
     "NgramMasker",
+    "ScaleInvariantFineTuning",
 ]

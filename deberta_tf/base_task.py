@@ -13,6 +13,7 @@ from deberta_tf import files
 from deberta_tf.backbone import DebertaBackbone, check_arguments
 from deberta_tf.checkpoints import folders, transfer, writer
 from deberta_tf.distribution import StrategyFit
+from deberta_tf.relative_position import dimensions
 from deberta_tf.tokenizer_folders import has_tokenizer, warn_of_unread_tokenizer
 from deberta_tf.tokenizers import DebertaTokenizer
 
@@ -72,8 +73,9 @@ class DebertaTask(StrategyFit, writer.HuggingFaceSaving):
         # refuse a call without the optional inputs.
         self.input_spec = None
 
-    def call(self, inputs, training=None, mask=None):
-        states = self.backbone.embeddings(inputs, training=training)
+    def call(self, inputs, training=None, mask=None, perturb=None):
+        """The outputs; `perturb` as `DebertaEmbeddings` takes it."""
+        states = self.backbone.embeddings(inputs, perturb=perturb, training=training)
         states = self.backbone.encoder(
             states,
             inputs["padding_mask"],
@@ -82,6 +84,17 @@ class DebertaTask(StrategyFit, writer.HuggingFaceSaving):
             training=training,
         )
         return self.head(states, inputs, training=training)
+
+    def output_classes(self, logits, inputs):
+        """The outputs as logits of distributions, float32 (…, classes).
+
+        Where there is one class alone, a distribution is a number.
+        """
+        return logits
+
+    def output_weights(self, inputs):
+        """What each distribution of `output_classes` counts, float32 (…)."""
+        return tf.ones(dimensions(inputs["token_ids"])[:1])
 
     def fit(self, x=None, y=None, batch_size=None, shuffle=True, **kwargs):
         """`keras.Model.fit` on raw inputs or ids; arrays and lists are shuffled.

@@ -55,10 +55,7 @@ def _run_again(run, *inputs):
     @tf.custom_gradient
     def once(*inputs):
         def gradients(upstream):
-            first = tf.reduce_sum(tf.reshape(upstream, [-1])[:1])
-            # 0, but nobody can tell before the gradient is there.
-            zero = tf.where(tf.math.is_nan(first), first, tf.zeros_like(first))
-            again = [one + tf.cast(zero, one.dtype) for one in inputs]
+            again = [after(one, upstream) for one in inputs]
             with tf.GradientTape() as tape:
                 tape.watch(again)
                 output = run(*again)
@@ -72,6 +69,34 @@ def _run_again(run, *inputs):
         return run(*inputs), gradients
 
     return once(*inputs)
+
+
+def after(tensor, gradient):
+    """A tensor as it is, but not there before a gradient is."""
+    first = tf.reduce_sum(tf.reshape(gradient, [-1])[:1])
+    # 0, but nobody can tell before the gradient is there.
+    zero = tf.where(tf.math.is_nan(first), first, tf.zeros_like(first))
+    return tensor + tf.cast(zero, tensor.dtype)
+
+
+def recomputed_layer(layer, call):
+    """`call(layer)` in training, run once more for the backward pass.
+
+    Args:
+        layer: layer or model, built.
+        call: callable from the layer to a tensor; no other variables are in it.
+
+    Returns:
+        What `call` returns; the gradient reaches the weights of the layer.
+    """
+    seeds = [generator.next() for generator in seed_generators(layer)]
+
+    def run(*weights):
+        with _having(layer, weights, seeds):
+            return call(layer)
+
+    weights = [tf.convert_to_tensor(variable.value) for variable in layer.weights]
+    return _run_again(run, *weights)
 
 
 def scanned(blocks, x, table, mask, training, recompute=False):
@@ -138,18 +163,24 @@ def apply_block(block, weights, seeds, x, table, mask, training):
         x, table, mask: as `recomputed` takes them.
         training: bool.
     """
-    own = zip(block.weights, weights, strict=True)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(keras.StatelessScope(state_mapping=list(own)))
-        for generator, seed in zip(seed_generators(block), seeds, strict=False):
-            stack.enter_context(generator.giving(seed))
+    with _having(block, weights, seeds):
         return block(
             x, relative_embeddings=table, attention_mask=mask, training=training
         )
 
 
-def seed_generators(block):
-    """The seed generators of a block and the layers in it."""
-    layers = [block, *block._flatten_layers(include_self=False)]
+@contextlib.contextmanager
+def _having(layer, weights, seeds):
+    own = zip(layer.weights, weights, strict=True)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(keras.StatelessScope(state_mapping=list(own)))
+        for generator, seed in zip(seed_generators(layer), seeds, strict=False):
+            stack.enter_context(generator.giving(seed))
+        yield
+
+
+def seed_generators(layer):
+    """The seed generators of a layer and the layers in it."""
+    layers = [layer, *layer._flatten_layers(include_self=False)]
     found = [getattr(layer, "seed_generator", None) for layer in layers]
     return [one for one in found if isinstance(one, ReplicaSeedGenerator)]

@@ -169,30 +169,27 @@ class StrategyFit:
 
     def train_step(self, data):
         """One step: loss, gradients, clipping, update. Returns the logs."""
-        total = updates.sum_over_replicas(self._loss_weight(data))
+        total = updates.sum_over_replicas(self.loss_weight(data))
 
         def forward(part):
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(part)
             y_pred = self(x, training=True)
-            loss = self._loss(x, y, y_pred, sample_weight, training=True)
-            if self._loss_reduction == "sum":
-                return loss, (loss, y_pred)
-            share = tf.math.divide_no_nan(self._loss_weight(part), total)
-            return loss * share, (loss, y_pred)
+            loss = self.loss_of(x, y, y_pred, sample_weight, training=True)
+            return self.share_of_loss(loss, part, total), (loss, y_pred)
 
         def observe(part, outputs):
-            self._observe(part, *outputs)
+            self.observe(part, *outputs)
 
         self.descend(
             data, forward, observe, self.optimizer, lambda: self.trainable_variables
         )
-        return self._logs()
+        return self.logs()
 
     def test_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = self(x, training=False)
-        loss = self._loss(x, y, y_pred, sample_weight, training=False)
-        self._observe(data, loss, y_pred)
+        loss = self.loss_of(x, y, y_pred, sample_weight, training=False)
+        self.observe(data, loss, y_pred)
         return self.get_metrics_result()
 
     def descend(
@@ -264,7 +261,7 @@ class StrategyFit:
         if self._distribute_strategy is None:
             super().make_train_function(force)
         elif self.train_function is None or force:
-            self.train_function = self._distributed(self.train_step, self._logs)
+            self.train_function = self._distributed(self.train_step, self.logs)
 
     def make_test_function(self, force=False):
         if self._distribute_strategy is None:
@@ -317,18 +314,24 @@ class StrategyFit:
             self._symbolic_build(data_batch=data_batch)
             self.build_optimizers()
 
-    def _logs(self):
+    def log_mean(self, name, value, weight):
+        """Takes the mean of a scalar in, of such a weight, for the logs of training."""
+        self._statistics.take(name, value, weight)
+
+    def logs(self):
+        """{name: scalar}: the metrics, and the means of training, so far."""
         return {**self.get_metrics_result(), **self._statistics.results()}
 
-    def _observe(self, part, loss, y_pred):
+    def observe(self, part, loss, y_pred):
+        """Takes a part, its loss and its outputs into the metrics."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(part)
-        weight = self._loss_weight(part)
+        weight = self.loss_weight(part)
         # Of a part without examples, which ends an evaluation, the loss is no number.
         loss = tf.where(weight > 0, loss, 0.0)
         self._loss_tracker.update_state(loss, sample_weight=weight)
         self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    def _loss(self, x, y, y_pred, sample_weight, training):
+    def loss_of(self, x, y, y_pred, sample_weight, training):
         """The loss of one part, scalar: of that part alone."""
         loss = self._compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
@@ -338,7 +341,13 @@ class StrategyFit:
         # Keras divides by the number of replicas.
         return loss * tf.distribute.get_strategy().num_replicas_in_sync
 
-    def _loss_weight(self, data):
+    def share_of_loss(self, loss, part, total):
+        """What a part's loss adds to that of the global batch; `total`: its weight."""
+        if self._loss_reduction == "sum":
+            return loss
+        return loss * tf.math.divide_no_nan(self.loss_weight(part), total)
+
+    def loss_weight(self, data):
         """What the loss of a part counts: its sample weights, or its examples."""
         x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if self._loss_reduction == "mean_with_sample_weight":

@@ -22,14 +22,7 @@ class ReplicaSeedGenerator(keras.random.SeedGenerator):
     def next(self, ordered=True):
         if self._given is not None:
             return self._given
-        seed = super().next(ordered)
-        context = tf.distribute.get_replica_context()
-        if context is None or context.num_replicas_in_sync == 1:
-            return seed
-        replica = tf.cast(context.replica_id_in_sync_group, seed.dtype)
-        # Not in the second number, which counts draws: Keras takes seeds modulo
-        # 2^31 - 2, so that strides would come round to another replica's draws.
-        return seed + tf.stack([replica * REPLICA_STRIDE, tf.zeros_like(replica)])
+        return of_replica(super().next(ordered))
 
     @contextlib.contextmanager
     def giving(self, seed):
@@ -39,6 +32,20 @@ class ReplicaSeedGenerator(keras.random.SeedGenerator):
             yield
         finally:
             self._given = before
+
+
+def of_replica(seed):
+    """A seed, int (2,), that differs between replicas, of one that is the same on all.
+
+    On one device the same.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return seed
+    replica = tf.cast(context.replica_id_in_sync_group, seed.dtype)
+    # Not in the second number, which counts draws: Keras takes seeds modulo
+    # 2^31 - 2, so that strides would come round to another replica's draws.
+    return seed + tf.stack([replica * REPLICA_STRIDE, tf.zeros_like(replica)])
 
 
 @keras.saving.register_keras_serializable("deberta_tf")

@@ -28,9 +28,9 @@ class DebertaEmbeddings(keras.layers.Layer):
     Call arguments:
         inputs: dict of `token_ids`, `padding_mask` and, where the layer has
             segments, `segment_ids`, as `DebertaBackbone` takes them.
-        perturbation: (b, l, hidden), added to the sum after a normalisation without
-            scale and offset; the layer norm then follows whole (SPEC 5.2). None:
-            neither is done.
+        perturb: callable from the sum, normalised without scale and offset, (b, l,
+            hidden), to what takes its place; the layer norm then follows whole (SPEC
+            5.2). None: neither is done.
         table: (vocabulary_size, embedding_dim) to look tokens up in, in place of
             the layer's own.
 
@@ -91,11 +91,10 @@ class DebertaEmbeddings(keras.layers.Layer):
         self.layer_norm.build((None, None, self.hidden_dim))
         self.built = True
 
-    def call(self, inputs, perturbation=None, table=None, training=None):
+    def call(self, inputs, perturb=None, table=None, training=None):
         x = self.project(self._sum_tables(inputs, table))
-        if perturbation is not None:
-            x = self.normalize(x)
-            x += tf.cast(perturbation, x.dtype)
+        if perturb is not None:
+            x = tf.cast(perturb(self.normalize(x)), x.dtype)
         x = self.layer_norm(x)
         x *= tf.cast(token_mask(inputs["padding_mask"]), x.dtype)[..., None]
         return self.dropout(x, training=training)

@@ -132,7 +132,7 @@ class ReplacedTokenTraining(StrategyFit):
             self._two_updates(data)
         else:
             self._one_update(data)
-        return self._logs()
+        return self.logs()
 
     def test_step(self, data):
         generator_logits = self.generate(data, training=False)

@@ -8,10 +8,14 @@ import keras_hub
 import tensorflow as tf
 
 from deberta_tf.base_task import DebertaTask
+from deberta_tf.embeddings import token_mask
 from deberta_tf.labelled_task import LabelledTask, check_classes
 from deberta_tf.relative_position import dimensions
 from deberta_tf.task_heads import EntityHead, SpanHead, TokenClassificationHead
 from deberta_tf.tasks import PooledTask, pooled_head
+
+# Of a token that can't be chosen; -inf would give 0 * inf in a cross-entropy.
+PADDING_LOGIT = -1e4
 
 
 @keras.saving.register_keras_serializable("deberta_tf")
@@ -60,6 +64,9 @@ class DebertaTokenClassifier(LabelledTask, keras_hub.models.Task):
         super().__init__(backbone, head, preprocessor, **kwargs)
         self.labels = None if labels is None else list(labels)
 
+    def output_weights(self, inputs):
+        return tf.cast(token_mask(inputs["padding_mask"]), tf.float32)
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -92,6 +99,14 @@ class DebertaQuestionAnswering(DebertaTask, keras_hub.models.Task):
     def __init__(self, backbone, preprocessor=None, **kwargs):
         head = SpanHead(backbone.hidden_dim, dtype=backbone.dtype_policy, name="head")
         super().__init__(backbone, head, preprocessor, **kwargs)
+
+    def output_classes(self, logits, inputs):
+        real = token_mask(inputs["padding_mask"])[..., None]
+        # Of the tokens, one begins the span and one ends it.
+        return tf.transpose(tf.where(real, logits, PADDING_LOGIT), [0, 2, 1])
+
+    def output_weights(self, inputs):
+        return tf.ones([dimensions(inputs["token_ids"])[0], 2])
 
 
 class _Rows(keras.layers.Layer):
@@ -148,9 +163,9 @@ class DebertaMultipleChoice(PooledTask, keras_hub.models.Task):
             backbone, head, preprocessor, input_shape=(None, None), **kwargs
         )
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs, training=None, mask=None, perturb=None):
         rows = {name: self.rows(ids) for name, ids in inputs.items()}
-        logits = super().call(rows, training=training)
+        logits = super().call(rows, training=training, perturb=perturb)
         return self.choices(logits, inputs["token_ids"])
 
 
@@ -188,6 +203,14 @@ class DebertaEntityScorer(DebertaTask, keras_hub.models.Task):
             extra_inputs={"entity_positions": (None, None)},
             **kwargs,
         )
+
+    def output_classes(self, logits, inputs):
+        # Each entity is an answer or not.
+        return tf.stack([logits, tf.zeros_like(logits)], axis=-1)
+
+    def output_weights(self, inputs):
+        is_there = tf.reduce_any(inputs["entity_positions"] > 0, axis=-1)
+        return tf.cast(is_there, tf.float32)
 
     def get_config(self):
         return {**super().get_config(), "dropout": self.head.dropout.rate}

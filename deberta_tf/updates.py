@@ -14,30 +14,34 @@ class Statistics:
     """
 
     def __init__(self):
-        self._norms = {}
+        self._means = {}
         self.num_resets = 0
         self._skipped = keras.metrics.Sum(name="skipped_updates")
 
     def update(self, name, norm, skipped):
         """Takes in the length of a gradient, and whether it was left out."""
-        if name not in self._norms:
-            with tf.init_scope():
-                self._norms[name] = keras.metrics.Mean(name=name)
-        norm = tf.where(skipped, 0.0, norm)
-        counts = 1.0 - tf.cast(skipped, tf.float32)
-        self._norms[name].update_state(norm, sample_weight=counts)
+        self.take(
+            name, tf.where(skipped, 0.0, norm), 1.0 - tf.cast(skipped, tf.float32)
+        )
         # Each replica takes the same in.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         self._skipped.update_state(tf.cast(skipped, tf.float32) / replicas)
 
+    def take(self, name, value, weight):
+        """Takes a scalar of such a weight into the mean of that name."""
+        if name not in self._means:
+            with tf.init_scope():
+                self._means[name] = keras.metrics.Mean(name=name)
+        self._means[name].update_state(value, sample_weight=weight)
+
     def results(self):
         """{name: scalar}."""
-        metrics = [*self._norms.values(), self._skipped]
+        metrics = [*self._means.values(), self._skipped]
         return {metric.name: metric.result() for metric in metrics}
 
     def reset(self):
         self.num_resets += 1
-        for metric in (*self._norms.values(), self._skipped):
+        for metric in (*self._means.values(), self._skipped):
             metric.reset_state()
 
 

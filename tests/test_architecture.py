@@ -42,6 +42,7 @@ LEVELS = [
         "replaced_token",
         "replaced_token_training",
     },
+    {"sift"},
 ]
 # KerasHub asks the hub where a preset is a handle.
 NOT_OURS = {"torch", "jax", "transformers", "onnxruntime", "flax", "huggingface_hub"}

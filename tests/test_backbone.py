@@ -204,7 +204,7 @@ def test_a_perturbation_adds_to_the_normalised_sum():
     expected = embeddings.layer_norm(centred / spread + delta)
     expected *= inputs["padding_mask"][..., None]
     np.testing.assert_allclose(
-        embeddings(inputs, perturbation=delta), expected, atol=1e-5
+        embeddings(inputs, perturb=lambda x: x + delta), expected, atol=1e-5
     )
 
 
