@@ -12,6 +12,7 @@ import tensorflow as tf
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.base_task import DebertaTask
 from deberta_tf.checkpoints import folders, names
+from deberta_tf.embeddings import token_mask
 from deberta_tf.fill_mask import fill_masks
 from deberta_tf.heads import MaskedLMHead
 from deberta_tf.masking import NgramMasker
@@ -194,6 +195,12 @@ class DebertaMaskedLM(DebertaTask, keras_hub.models.MaskedLM):
         if isinstance(texts, str):
             return fill_masks(self, [texts], top_k)[0]
         return fill_masks(self, texts, top_k)
+
+    def output_weights(self, inputs):
+        if "mask_positions" not in inputs:
+            return tf.cast(token_mask(inputs["padding_mask"]), tf.float32)
+        # Position 0, where [CLS] stands, fills up.
+        return tf.cast(inputs["mask_positions"] > 0, tf.float32)
 
     def get_config(self):
         decoder = self.head.decoder is not None
