@@ -29,8 +29,11 @@ def test_variables_are_made_without_their_numbers():
     np.testing.assert_array_equal(small, np.ones(3))
 
 
-@pytest.mark.parametrize("objective", tpu_compile.OBJECTIVES)
-def test_the_step_of_each_objective_becomes_a_module(objective):
+@pytest.mark.parametrize(
+    ("objective", "sift"),
+    [*((name, False) for name in tpu_compile.OBJECTIVES), ("classification", True)],
+)
+def test_the_step_of_each_objective_becomes_a_module(objective, sift):
     options = options_of(
         preset="deberta_v3_xsmall",
         num_layers=1,
@@ -42,6 +45,7 @@ def test_the_step_of_each_objective_becomes_a_module(objective):
         attention_form="auto",
         gradient_checkpointing=False,
         scan_layers=False,
+        sift=sift,
     )
     task = tpu_compile.make_task(options)
     module = tpu_compile.serialized_step(task, options)

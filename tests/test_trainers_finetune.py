@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import re
+import signal
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.tasks import DebertaTextClassifier
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
+from tests.test_trainers_run import at_step
 from trainers import finetune
 from trainers.config import field_help, parse
 
@@ -136,6 +140,48 @@ def test_it_learns_and_a_shuffled_control_does_not(preset, data, tmp_path):
         losses[name] = finetune.score(logits, encoded["dev"].targets)["accuracy"]
     assert losses["right"] > 0.9
     assert losses["shuffled"] < 0.8
+
+
+def test_scale_invariant_fine_tuning_goes_on_where_it_was(
+    preset, data, tmp_path, monkeypatch
+):
+    """The same perturbations are drawn: the same bits as without an interruption."""
+    found = {}
+    for name in ("whole", "interrupted", "plain"):
+        folder = tmp_path / name
+        settings = {"sift": name != "plain", "learning_rate": 0.001}
+        settings |= {"sift_step_size": 0.1, "sift_initial_scale": 0.1}
+        command = flags(preset, data, folder, **settings)
+        if name == "interrupted":
+            with monkeypatch.context() as patch:
+                at_step(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+                assert finetune.main(command) == 0
+            assert not (folder / "results.json").exists()
+        assert not finetune.main(command)
+        found[name] = json.loads((folder / "results.json").read_text())
+        scalars = json_lines(folder / "metrics.jsonl")
+        logged = [line for line in scalars if "train/adversarial_loss" in line]
+        assert bool(logged) == (name != "plain")
+        path = folder / "preset/model.weights.h5"
+        with h5py.File(path) as file:
+            weights = []
+            file.visititems(
+                lambda _, item, kept=weights: (
+                    kept.append(item[()]) if isinstance(item, h5py.Dataset) else None
+                )
+            )
+        found[name, "weights"] = weights
+    assert found["whole"] == found["interrupted"]
+    same = [
+        all(
+            np.array_equal(one, two)
+            for one, two in zip(
+                found["whole", "weights"], found[other, "weights"], strict=True
+            )
+        )
+        for other in ("interrupted", "plain")
+    ]
+    assert same == [True, False]
 
 
 def test_without_its_weights_a_preset_gives_its_geometry(preset, data):

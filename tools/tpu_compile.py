@@ -24,6 +24,7 @@ from deberta_tf.masked_lm import DebertaMaskedLM
 from deberta_tf.masking import num_mask_positions
 from deberta_tf.optimization import WarmupLinear, adafactor, adamw
 from deberta_tf.replaced_token import DebertaReplacedTokenDetection, make_generator
+from deberta_tf.sift import ScaleInvariantFineTuning
 from deberta_tf.tasks import DebertaTextClassifier
 
 # One chip of each, and how its cores are taken: the two of a v4 are one device, as
@@ -74,6 +75,9 @@ def parse(argv):
         "--attention_form", default="auto", help="as the trainers' flag"
     )
     parser.add_argument("--gradient_checkpointing", action="store_true")
+    parser.add_argument(
+        "--sift", action="store_true", help="the step of scale-invariant fine-tuning"
+    )
     parser.add_argument("--scan_layers", action="store_true")
     parser.add_argument(
         "--num_layers", type=int, help="blocks, for a quick look; none: the preset's"
@@ -93,6 +97,8 @@ def _check(options):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise files.UsageError(f"--{name} must be at least 1; got {value}")
+    if options.sift and options.objective == "replaced_token":
+        raise files.UsageError("--sift is for fine-tuning, not for replaced_token")
     if not os.path.exists(options.tpu_python):
         raise files.UsageError(
             f"--tpu_python: no {options.tpu_python!r}; make tpu-check makes it"
@@ -143,7 +149,7 @@ def _make_task(options):
         optimizers.append(_optimizer(options))
     task.compile(*optimizers, global_clipnorm=1.0)
     task.build_optimizers()
-    return task
+    return ScaleInvariantFineTuning(task) if options.sift else task
 
 
 def _optimizer(options):

@@ -20,6 +20,7 @@ import tensorflow as tf
 from deberta_tf import files, metrics
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.embeddings import check_absolute_length
+from deberta_tf.sift import ScaleInvariantFineTuning
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
 from trainers import batches, callbacks, devices, examples, run, vocabulary
 from trainers.config import check_at_least, check_choice, check_share, parse
@@ -80,6 +81,17 @@ class FinetuneConfig(run.RunConfig):
     """Steps between evaluations on dev; none: an epoch."""
     best_by: str | None = None
     """Dev score that decides; none: accuracy, or pearson for a regression."""
+    sift: bool = False
+    """Scale-invariant fine-tuning: what small changes of the embeddings do to the
+    outputs counts as a loss of its own. A step runs the model three times."""
+    sift_weight: float = 5.0
+    """What that loss counts beside the task's."""
+    sift_step_size: float = 1e-4
+    """Length of the step of ascent to where the outputs change most."""
+    sift_initial_scale: float = 1e-2
+    """Standard deviation of the change that the ascent begins at."""
+    sift_recompute: bool = False
+    """Run the clean pass once more instead of keeping it: less memory."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -101,6 +113,11 @@ class FinetuneConfig(run.RunConfig):
                 "labels must be two or more different names. "
                 f"Received: {', '.join(self.labels) or 'none'}"
             )
+        for name in ("sift_weight", "sift_step_size", "sift_initial_scale"):
+            if not getattr(self, name) > 0:
+                raise files.UsageError(
+                    f"{name} must be above 0. Received: {getattr(self, name)}"
+                )
         if self.best_by is not None:
             scores = REGRESSION_SCORES if self.regression else CLASS_SCORES
             check_choice(self, "best_by", scores)
@@ -148,10 +165,11 @@ def main(argv=None):
     training = functools.partial(training_batches, config, train)
     steps_per_epoch = math.ceil(len(train) / config.batch_size)
     evaluation = dev_evaluation(config, encoded["dev"], steps_per_epoch)
+    model = by_sift(config, task) if config.sift else task
     if config.dry_run:
-        return run.dry_run(task, config, training, evaluation)
+        return run.dry_run(model, config, training, evaluation)
     facts = {"train": digest(train), "dev": digest(encoded["dev"]), "labels": names}
-    stopped_by = run.train(task, config, schedule, training, evaluation, facts)
+    stopped_by = run.train(model, config, schedule, training, evaluation, facts)
     if stopped_by:
         return run.exit_code(stopped_by)
     if not devices.is_chief():
@@ -222,6 +240,18 @@ def build_task(config, names):
         labels=names,
         dropout=config.classifier_dropout,
         preprocessor=preprocessor,
+    )
+
+
+def by_sift(config, task):
+    """What trains the task by scale-invariant fine-tuning."""
+    return ScaleInvariantFineTuning(
+        task,
+        weight=config.sift_weight,
+        step_size=config.sift_step_size,
+        initial_scale=config.sift_initial_scale,
+        recompute=config.sift_recompute,
+        seed=config.seed,
     )
 
 
