@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from deberta_tf.files import UsageError
-from tools import benchmark
+from tools import benchmark, benchmark_sift
 
 
 def test_the_masking_benchmark_measures_each_library():
@@ -23,13 +23,26 @@ def test_the_masking_benchmark_measures_each_library():
     assert left_out != any(name.startswith("Hugging Face") for name in names)
 
 
-def test_a_contender_that_skips_work_is_noticed(capsys):
-    parsed = {"batch_size": 2, "num_batches": 3, "sequence_length": 8, "rounds": 1}
-    arguments = type("Arguments", (), parsed)
-    benchmark.report({"all": lambda: 3}, arguments)
-    assert "all" in capsys.readouterr().out
-    with pytest.raises(RuntimeError, match="some gave 2 batches"):
-        benchmark.report({"some": lambda: 2}, arguments)
+def test_a_contender_that_skips_work_is_noticed():
+    assert benchmark.counter([1, 2, 3], 3)() is None
+    with pytest.raises(RuntimeError, match="2 batches of 3"):
+        benchmark.counter([1, 2], 3)()
+
+
+def test_the_step_of_sift_is_measured_beside_a_plain_one(monkeypatch, capsys):
+    geometry = {"LAYERS": 1, "HEADS": 2, "WIDTH": 16, "VOCABULARY": 50}
+    for name, value in geometry.items():
+        monkeypatch.setattr(benchmark_sift, name, value)
+    # Memory of processes of their own, which know nothing of that geometry.
+    peaks = dict.fromkeys(benchmark_sift.CONTENDERS, 3 * 2**20)
+    monkeypatch.setattr(benchmark_sift, "memory", lambda arguments: peaks)
+    small = ["--sequence_length=8", "--batch_size=2", "--rounds=1"]
+    benchmark.main(["sift", *small])
+    lines = capsys.readouterr().out.splitlines()
+    pattern = r"(.+?) +[\d.]+ s a step, ([\d.]+) times; 3 MiB, 1.00 times"
+    found = [re.fullmatch(pattern, line) for line in lines]
+    assert [one[1] for one in found] == list(benchmark_sift.CONTENDERS)
+    assert float(found[0][2]) == 1.0 < float(found[1][2])
 
 
 def test_mistakes_are_named():

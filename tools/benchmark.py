@@ -24,6 +24,7 @@ import tensorflow as tf
 from deberta_tf import files
 from deberta_tf.masking import NgramMasker
 from deberta_tf.rows import PretrainingRows, write_rows
+from tools import benchmark_sift
 
 VOCABULARY = 32_000
 SPECIAL = {"pad": 0, "cls": 1, "sep": 2, "unk": 3, "mask": VOCABULARY - 1}
@@ -60,10 +61,47 @@ def main(argv=None):
         "rounds": 5,
     }.items():
         masking.add_argument(f"--{name}", type=int, default=value)
+    masking.set_defaults(run=benchmark_masking)
+    sift = commands.add_parser(
+        "sift", help="a step of scale-invariant fine-tuning beside a plain one"
+    )
+    for name, value in {"sequence_length": 128, "batch_size": 16, "rounds": 9}.items():
+        sift.add_argument(f"--{name}", type=int, default=value)
+    sift.add_argument("--jit_compile", action="store_true", help="under XLA")
+    sift.add_argument("--precision", default="float32", help="Keras dtype policy")
+    sift.set_defaults(run=benchmark_sift_step)
     arguments = parser.parse_args(argv)
-    if min(arguments.num_batches, arguments.rounds, arguments.batch_size) < 1:
-        raise files.UsageError("batch_size, num_batches and rounds must be at least 1")
-    benchmark_masking(arguments)
+    for name in ("batch_size", "num_batches", "rounds", "sequence_length"):
+        if getattr(arguments, name, 1) < 1:
+            raise files.UsageError(f"{name} must be at least 1")
+    arguments.run(arguments)
+
+
+def benchmark_sift_step(arguments):
+    """Prints time and memory of a step, and how many times those of the plain one."""
+    durations = in_turn(benchmark_sift.steps(arguments), arguments.rounds)
+    memory = benchmark_sift.memory(arguments)
+    for name, seconds in durations.items():
+        ratios = [
+            one / two for one, two in zip(seconds, durations["plain"], strict=True)
+        ]
+        print(
+            f"{name:28} {statistics.median(seconds):7.3f} s a step, "
+            f"{statistics.median(ratios):.2f} times; {memory[name] / 2**20:,.0f} MiB, "
+            f"{memory[name] / memory['plain']:.2f} times"
+        )
+
+
+def in_turn(contenders, rounds):
+    """{name: seconds of each round}; a round before them warms up."""
+    durations = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, run in contenders.items():
+            began = time.perf_counter()
+            run()
+            if number:
+                durations[name].append(time.perf_counter() - began)
+    return durations
 
 
 def benchmark_masking(arguments):
@@ -100,16 +138,7 @@ def make_rows(folder, arguments):
 def report(contenders, arguments):
     """Runs the contenders in turn, and prints medians and ratios to the first."""
     tokens = arguments.batch_size * arguments.num_batches * arguments.sequence_length
-    durations = {name: [] for name in contenders}
-    for number in range(arguments.rounds + 1):
-        for name, run in contenders.items():
-            began = time.perf_counter()
-            seen = run()
-            if seen != arguments.num_batches:
-                raise RuntimeError(f"{name} gave {seen} batches")
-            # The first round warms up.
-            if number:
-                durations[name].append(time.perf_counter() - began)
+    durations = in_turn(contenders, arguments.rounds)
     speeds = {name: tokens / statistics.median(d) for name, d in durations.items()}
     first = next(iter(speeds.values()))
     for name, speed in speeds.items():
@@ -129,7 +158,8 @@ def our_masking(rows, arguments, max_ngram):
         token_ids.set_shape((size, arguments.sequence_length))
         return masker(tf.cast(token_ids, tf.int32), token_ids != 0, 1, n)
 
-    return counter(tf.data.Dataset.range(arguments.num_batches).map(masked))
+    dataset = tf.data.Dataset.range(arguments.num_batches).map(masked)
+    return counter(dataset, arguments.num_batches)
 
 
 def keras_hub_masking(rows, arguments):
@@ -145,7 +175,7 @@ def keras_hub_masking(rows, arguments):
     dataset = batches_of(rows, arguments).map(
         lambda token_ids: generator(tf.cast(token_ids, tf.int32))
     )
-    return counter(dataset)
+    return counter(dataset, arguments.num_batches)
 
 
 def batches_of(rows, arguments):
@@ -161,9 +191,15 @@ def batches_of(rows, arguments):
     return tf.data.Dataset.range(arguments.num_batches).map(read)
 
 
-def counter(dataset):
-    """A callable that runs through a dataset, and returns how many batches it has."""
-    return lambda: sum(1 for _ in dataset)
+def counter(dataset, num_batches):
+    """A callable that runs through a dataset of so many batches."""
+
+    def run():
+        seen = sum(1 for _ in dataset)
+        if seen != num_batches:
+            raise RuntimeError(f"{seen} batches of {num_batches}")
+
+    return run
 
 
 def collators(rows, arguments):
@@ -189,12 +225,11 @@ def collating(collator, rows, arguments):
     size = arguments.batch_size
 
     def run():
-        count = 0
         for step in range(arguments.num_batches):
             taken = rows.take(np.arange(step * size, (step + 1) * size))
             examples = [{"input_ids": row} for row in taken.astype(np.int64)]
-            count += "labels" in collator(examples)
-        return count
+            if "labels" not in collator(examples):
+                raise RuntimeError("nothing is masked")
 
     return run
 
