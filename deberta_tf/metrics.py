@@ -37,6 +37,27 @@ def macro_f1(predictions, labels):
     return float(np.mean(2 * hits / (counts.sum(axis=0) + counts.sum(axis=1))))
 
 
+def f1(predictions, labels, positive=1):
+    """Harmonic mean of precision and recall of one class.
+
+    Args:
+        predictions, labels: int arrays (n,), class ids.
+        positive: int. The class.
+
+    Returns:
+        float in [0, 1]; 0.0 where the class is neither predicted nor a label.
+    """
+    predictions, labels = _checked(predictions, labels)
+    predicted, there = predictions == positive, labels == positive
+    return harmonic_mean(np.sum(predicted & there), np.sum(predicted), np.sum(there))
+
+
+def harmonic_mean(hits, num_predicted, num_there):
+    """F1 of counts: right predictions, all predictions, all that is to be found."""
+    counted = num_predicted + num_there
+    return float(2 * hits / counted) if counted else 0.0
+
+
 def matthews_correlation(predictions, labels):
     """Matthews correlation coefficient, for any number of classes.
 

@@ -28,7 +28,7 @@ LEVELS = [
         "dropout",
         "causal",
     },
-    {"tokenizer_folders", "tokenizers", "rows"},
+    {"tokenizer_folders", "tokenizers", "rows", "answer_metrics", "entity_metrics"},
     {"relative_position", "checkpoints", "distribution", "serving"},
     {"attention", "block_loop"},
     {"embeddings", "encoder", "backbone"},

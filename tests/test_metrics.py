@@ -30,6 +30,21 @@ def test_class_scores_equal_scikit_learn(num_classes):
     )
 
 
+@pytest.mark.parametrize("positive", [0, 1])
+def test_f1_of_a_class_equals_scikit_learn(positive):
+    for predictions, labels in (
+        random_classes(2),
+        ([0, 0, 0], [0, 0, 0]),
+        ([1, 1, 1], [0, 0, 0]),
+        ([0, 0, 0], [1, 1, 1]),
+    ):
+        assert metrics.f1(predictions, labels, positive) == pytest.approx(
+            sklearn_metrics.f1_score(
+                labels, predictions, pos_label=positive, zero_division=0.0
+            )
+        )
+
+
 def test_correlations_equal_scipy_with_ties():
     draw = np.random.default_rng(0)
     labels = np.round(draw.uniform(0, 5, 300) * 5) / 5
