@@ -192,6 +192,30 @@ class DebertaBackbone(writer.HuggingFaceSaving, keras_hub.models.Backbone):
         mask = inputs["padding_mask"]
         return self.encoder(states, mask, states=True, training=training)
 
+    def freeze(self, num_blocks):
+        """Keeps the lower layers as they are in training.
+
+        Args:
+            num_blocks: int. Blocks from below; before them the embeddings. With a
+                block also what all of them share, the table of relative positions.
+
+        Raises:
+            ValueError: if there are not so many.
+        """
+        encoder = self.encoder
+        if not 0 <= num_blocks <= self.num_layers:
+            raise ValueError(
+                f"The model has {self.num_layers} blocks. Received: {num_blocks} to "
+                "freeze"
+            )
+        frozen = [self.embeddings, *encoder.blocks[:num_blocks]]
+        if num_blocks:
+            shared = encoder.relative_embeddings, encoder.relative_norm
+            # The convolution adds to what the first block gives.
+            frozen += [one for one in (*shared, encoder.convolution) if one is not None]
+        for one in frozen:
+            one.trainable = False
+
     @property
     def token_embedding(self):
         """The layer of the token table, which a masked-LM head shares."""

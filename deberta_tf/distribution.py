@@ -13,6 +13,8 @@ PRIVATE_HOOKS = {
     "keras.Model": ("_compute_loss", "_maybe_symbolic_build", "_symbolic_build"),
     "keras.optimizers.Optimizer": (
         "_all_reduce_sum_gradients",
+        "_apply_weight_decay",
+        "_get_variable_index",
         "_overwrite_model_variables_with_average_value",
     ),
     "keras_hub.tokenizers.SentencePieceTokenizer": ("_set_proto_tf",),

@@ -1,5 +1,7 @@
 """The optimizers of DeBERTa: learning-rate schedule, state, and what decays."""
 
+import re
+
 import keras
 import tensorflow as tf
 
@@ -62,6 +64,82 @@ class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+def layer_rates(num_layers, decay):
+    """What the learning rate is multiplied by, layer for layer.
+
+    The head has the rate itself, the last block `decay` times it, each block below that
+    `decay` times its upper neighbour's, and the embeddings, with the table of relative
+    positions, that of a block below the first.
+
+    Args:
+        num_layers: int, blocks of the encoder.
+        decay: float in (0, 1].
+
+    Returns:
+        list of (regular expression of variable paths, float), as `adamw` takes it.
+
+    Source: Howard & Ruder 2018 (arXiv 1801.06146), section 3.2.
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay must be in (0, 1]. Received: {decay}")
+    blocks = [
+        (rf"(^|/)encoder/block_{i}/", decay ** (num_layers - i))
+        for i in range(num_layers)
+    ]
+    below = decay ** (num_layers + 1)
+    return [*blocks, (r"(^|/)embeddings/", below), (r"(^|/)encoder/", below)]
+
+
+class RatesOfVariables:
+    """Mixin of a Keras optimizer: variables that move at a share of the learning rate.
+
+    Their weight decay is that share too.
+
+    Args:
+        rates: list of (regular expression, float): what the rate is multiplied by for
+            variables whose paths it is found in, the first that is. Others: 1.
+    """
+
+    def __init__(self, *args, rates=(), **kwargs):
+        super().__init__(*args, **kwargs)
+        self.rates = [(pattern, float(factor)) for pattern, factor in rates]
+
+    def build(self, variables):
+        super().build(variables)
+        self._factors = [self._factor(variable.path) for variable in variables]
+
+    def _factor(self, path):
+        found = (factor for pattern, factor in self.rates if re.search(pattern, path))
+        return next(found, 1.0)
+
+    def factor_of(self, variable):
+        """What the learning rate is multiplied by for one of the variables."""
+        return self._factors[self._get_variable_index(variable)]
+
+    def _apply_weight_decay(self, variables):
+        decay = self.weight_decay
+        if decay is None:
+            return
+        for factor in sorted(set(self._factors)):
+            self.weight_decay = decay * factor
+            super()._apply_weight_decay(
+                [one for one in variables if self.factor_of(one) == factor]
+            )
+        self.weight_decay = decay
+
+    def get_config(self):
+        return {**super().get_config(), "rates": self.rates}
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class AdamW(RatesOfVariables, keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW`, with rates of variables, see `RatesOfVariables`."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        rate = learning_rate * self.factor_of(variable)
+        super().update_step(gradient, variable, rate)
+
+
 def adamw(
     learning_rate,
     weight_decay=0.01,
@@ -69,6 +147,7 @@ def adamw(
     beta_2=0.999,
     epsilon=1e-6,
     average_decay=None,
+    rates=(),
 ):
     """AdamW that decays neither biases nor layer norms; tables are decayed.
 
@@ -83,14 +162,17 @@ def adamw(
         beta_1, beta_2, epsilon: floats of Adam.
         average_decay: float. Decay a step of the moving average of the weights that
             Keras keeps (`use_ema`); None: it keeps none.
+        rates: list of (regular expression, float), as `layer_rates` makes it: of
+            variables that move at a share of the learning rate.
 
     Returns:
-        `keras.optimizers.AdamW`.
+        `AdamW`.
 
     Source: SPEC 6.5.
     """
-    optimizer = keras.optimizers.AdamW(
+    optimizer = AdamW(
         learning_rate,
+        rates=rates,
         weight_decay=weight_decay,
         beta_1=beta_1,
         beta_2=beta_2,
@@ -102,18 +184,19 @@ def adamw(
     return optimizer
 
 
-def adafactor(learning_rate, weight_decay=0.01, average_decay=None):
+def adafactor(learning_rate, weight_decay=0.01, average_decay=None, rates=()):
     """Adafactor that decays neither biases nor layer norms: a state of next to nothing.
 
     Args:
-        learning_rate, weight_decay, average_decay: as `adamw` takes them; steps are of
-            the same length.
+        learning_rate, weight_decay, average_decay, rates: as `adamw` takes them; steps
+            are of the same length.
 
     Returns:
         `Adafactor`.
     """
     optimizer = Adafactor(
         learning_rate,
+        rates=rates,
         weight_decay=weight_decay,
         use_ema=average_decay is not None,
         ema_momentum=0.99 if average_decay is None else average_decay,
@@ -123,7 +206,7 @@ def adafactor(learning_rate, weight_decay=0.01, average_decay=None):
 
 
 @keras.saving.register_keras_serializable("deberta_tf")
-class Adafactor(keras.optimizers.Optimizer):
+class Adafactor(RatesOfVariables, keras.optimizers.Optimizer):
     """Adam without first moments, and with second moments of rows and columns alone.
 
     Of a matrix it keeps a number for each row and column, of a vector one for each
@@ -189,7 +272,8 @@ class Adafactor(keras.optimizers.Optimizer):
             update *= tf.math.rsqrt(columns)[..., None, :]
         size = tf.sqrt(tf.reduce_mean(tf.square(update)))
         update /= tf.maximum(1.0, size / self.clip_threshold)
-        self.assign_sub(variable, tf.cast(learning_rate, variable.dtype) * update)
+        rate = tf.cast(learning_rate, variable.dtype) * self.factor_of(variable)
+        self.assign_sub(variable, rate * update)
 
     def get_config(self):
         return {

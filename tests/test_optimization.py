@@ -1,13 +1,16 @@
 """The schedule against the official one, and what weight decay reaches."""
 
 import json
+import re
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from deberta_tf.optimization import WarmupLinear, adafactor, adamw
+import deberta_tf
+from deberta_tf.optimization import WarmupLinear, adafactor, adamw, layer_rates
+from tests.small_models import make_backbone
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,54 @@ def small_model():
             keras.layers.Dense(3, bias_initializer="ones", name="dense"),
         ]
     )
+
+
+@pytest.mark.parametrize("make", [adamw, adafactor])
+def test_a_share_of_the_rate_is_that_share_of_the_step(make):
+    """Decay included: of small steps, a share of the rate is one of the way."""
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(4, 3)).astype("float32")
+    gradient = tf.constant(rng.normal(size=(4, 3)), tf.float32)
+
+    def moved(rate, rates):
+        found = [
+            keras.Variable(start, name=name) for name in ("table", "block", "head")
+        ]
+        optimizer = make(rate, weight_decay=0.1, rates=rates)
+        for _ in range(3):
+            optimizer.apply([gradient] * len(found), found)
+        return {variable.name: variable.numpy() for variable in found}
+
+    found = moved(0.01, [("able$", 0.125), ("block|table", 0.5)])
+    for name, share in (("table", 0.125), ("block", 0.5), ("head", 1.0)):
+        alone = moved(0.01 * share, ())[name]
+        np.testing.assert_allclose(found[name], alone, atol=1e-7)
+    assert len({value.tobytes() for value in found.values()}) == 3
+
+
+def test_rates_fall_from_the_head_to_the_embeddings():
+    backbone = make_backbone(num_layers=12, num_segments=2, convolution_kernel_size=3)
+    task = deberta_tf.DebertaTextClassifier(backbone, 2)
+    optimizer = adamw(1e-3, rates=layer_rates(12, 0.9))
+    optimizer.build(task.trainable_variables)
+    found = {
+        variable.path: optimizer.factor_of(variable)
+        for variable in task.trainable_variables
+    }
+    below = 0.9**13
+    for path, factor in found.items():
+        block = re.search(r"block_(\d+)/", path)
+        expected = 1.0 if path.startswith("head/") else below
+        if block:
+            expected = 0.9 ** (12 - int(block[1]))
+        assert factor == pytest.approx(expected), path
+    assert found["encoder/relative_embeddings"] == pytest.approx(below)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    again.build(task.trainable_variables)
+    assert again._factors == optimizer._factors
+    for decay in (0.0, 1.5):
+        with pytest.raises(ValueError, match=f"Received: {decay}"):
+            layer_rates(2, decay)
 
 
 def test_tables_and_kernels_decay_and_biases_and_norms_do_not():

@@ -184,6 +184,22 @@ def test_scale_invariant_fine_tuning_goes_on_where_it_was(
     assert same == [True, False]
 
 
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_frozen_layers_stay_and_the_others_move(preset, data, tmp_path, frozen):
+    settings = {"frozen_layers": frozen, "layer_decay": 0.5, "test": None}
+    assert not finetune.main(flags(preset, data, tmp_path, **settings))
+    before = DebertaBackbone.from_preset(preset)
+    after = DebertaTextClassifier.from_preset(str(tmp_path / "preset"), compile=False)
+    for one, other in zip(before.weights, after.backbone.weights, strict=True):
+        stays = one.path.startswith("embeddings/") or (
+            frozen and one.path.startswith("encoder/")
+        )
+        same = np.array_equal(one, other)
+        assert same == bool(stays), one.path
+    # What was frozen is not frozen for the next one.
+    assert len(after.trainable_weights) == len(after.weights)
+
+
 def test_without_its_weights_a_preset_gives_its_geometry(preset, data):
     config = config_of(preset, data, load_weights="false")
     fresh = finetune.build_task(config, ["no", "yes"])

@@ -20,6 +20,7 @@ import tensorflow as tf
 from deberta_tf import files, metrics
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.embeddings import check_absolute_length
+from deberta_tf.optimization import layer_rates
 from deberta_tf.sift import ScaleInvariantFineTuning
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
 from trainers import batches, callbacks, devices, examples, run, vocabulary
@@ -75,6 +76,12 @@ class FinetuneConfig(run.RunConfig):
     """Share of the steps over which the learning rate rises."""
     warmup_steps: int | None = None
     """Steps over which it rises; none: warmup_fraction decides."""
+    layer_decay: float | None = None
+    """What a block's learning rate is of that of the block above it, the last one's of
+    the head's; the embeddings come below the first. None: all have one rate."""
+    frozen_layers: int | None = None
+    """Blocks from below that stay as they are, the embeddings with them; 0: these
+    alone. None: everything is trained."""
     classifier_dropout: float | None = None
     """Rate before the logits; none: the backbone's."""
     eval_every: int | None = None
@@ -96,6 +103,11 @@ class FinetuneConfig(run.RunConfig):
     def __post_init__(self):
         super().__post_init__()
         check_at_least(self, 1, "eval_every")
+        check_at_least(self, 0, "frozen_layers")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise files.UsageError(
+                f"layer_decay must be in (0, 1]. Received: {self.layer_decay}"
+            )
         check_share(self, "warmup_fraction", "classifier_dropout")
         if self.epochs <= 0:
             raise files.UsageError(f"epochs must be above 0. Received: {self.epochs}")
@@ -158,9 +170,11 @@ def main(argv=None):
     with strategy.scope():
         schedule = run.make_schedule(config, total_steps, warmup_steps)
         # No metrics in the step: the evaluations have the scores.
-        run.compile_task(
-            task, config, run.make_optimizer(config, schedule), metrics=None
-        )
+        rates = ()
+        if config.layer_decay is not None:
+            rates = layer_rates(task.backbone.num_layers, config.layer_decay)
+        optimizer = run.make_optimizer(config, schedule, rates)
+        run.compile_task(task, config, optimizer, metrics=None)
     run.describe(task, len(train), total_steps, config)
     training = functools.partial(training_batches, config, train)
     steps_per_epoch = math.ceil(len(train) / config.batch_size)
@@ -220,7 +234,8 @@ def build_task(config, names):
 
     Raises:
         ValueError: if the preset is missing, has no tokenizer, its vocabulary does not
-            match, or it has fewer absolute positions than `sequence_length`.
+            match, it has fewer absolute positions than `sequence_length`, or fewer
+            blocks than `frozen_layers`.
     """
     backbone = DebertaBackbone.from_preset(
         config.preset,
@@ -229,6 +244,8 @@ def build_task(config, names):
         gradient_checkpointing=config.gradient_checkpointing,
         scan_layers=config.scan_layers,
     )
+    if config.frozen_layers is not None:
+        backbone.freeze(config.frozen_layers)
     tokenizer = vocabulary.load_tokenizer(config)
     vocabulary.check_rows(config, tokenizer, backbone)
     preprocessor = DebertaTextClassifierPreprocessor(tokenizer, config.sequence_length)

@@ -131,10 +131,10 @@ def make_schedule(config, total_steps, warmup_steps):
     )
 
 
-def make_optimizer(config, schedule):
-    """The optimizer of a run, with its settings."""
+def make_optimizer(config, schedule, rates=()):
+    """The optimizer of a run, with its settings; `rates` as `adamw` takes them."""
     if config.optimizer == "adafactor":
-        return adafactor(schedule, config.weight_decay, config.average_decay)
+        return adafactor(schedule, config.weight_decay, config.average_decay, rates)
     return adamw(
         schedule,
         config.weight_decay,
@@ -142,6 +142,7 @@ def make_optimizer(config, schedule):
         config.adam_beta_2,
         config.adam_epsilon,
         average_decay=config.average_decay,
+        rates=rates,
     )
 
 
