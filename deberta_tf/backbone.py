@@ -258,9 +258,21 @@ class DebertaBackbone(writer.HuggingFaceSaving, keras_hub.models.Backbone):
             transfer.assign(backbone.weights, checkpoint.tensors)
         return backbone
 
+    def enable_lora(self, rank, target_layer_names=None):
+        """KerasHub's own; nothing but the adapters is trained.
+
+        It leaves the biases of the layers that get one free, and does not save them
+        with the adapters.
+        """
+        super().enable_lora(rank, target_layer_names)
+        for layer in transfer.adapters_of(self).values():
+            layer.bias.trainable = False
+
     def foreign_models(self, dtype):
         """What a Hugging Face folder of it holds, see `writer.write_folder`."""
-        tensors = transfer.stored_tensors(self.weights, dtype)
+        tensors = transfer.stored_tensors(
+            self.weights, dtype, transfer.adapters_of(self)
+        )
         return {"": writer.Model(self.get_config(), tensors, {}, self.foreign_class)}
 
     def save_to_keras_hub(self, directory, tokenizer=None):
@@ -274,7 +286,9 @@ class DebertaBackbone(writer.HuggingFaceSaving, keras_hub.models.Backbone):
             ValueError: if KerasHub's class can't be such a model, or the folder holds
                 what is no part of a preset.
         """
-        tensors = transfer.stored_tensors(self.weights)
+        tensors = transfer.stored_tensors(
+            self.weights, adapters=transfer.adapters_of(self)
+        )
         keras_hub_presets.write_preset(directory, self.get_config(), tensors, tokenizer)
 
 

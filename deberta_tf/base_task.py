@@ -248,7 +248,9 @@ class DebertaTask(StrategyFit, writer.HuggingFaceSaving):
 
     def foreign_models(self, dtype):
         """What a Hugging Face folder of it holds, see `writer.write_folder`."""
-        tensors = transfer.stored_tensors(self.own_weights, dtype)
+        tensors = transfer.stored_tensors(
+            self.own_weights, dtype, transfer.adapters_of(self)
+        )
         arguments = self.backbone.get_config()
         entries, ending = self.foreign_entries(), self.foreign_class
         return {"": writer.Model(arguments, tensors, entries, ending)}

@@ -7,6 +7,7 @@ from deberta_tf.checkpoints import names
 from deberta_tf.torch_files import StoredTensor
 
 _LISTED = 20
+_ADAPTER = ("/lora_kernel_a", "/lora_kernel_b")
 
 
 def fresh_parts(variables, tensors):
@@ -84,26 +85,50 @@ def assign(variables, tensors):
     return fresh
 
 
-def stored_tensors(variables, dtype=None):
+def stored_tensors(variables, dtype=None, adapters=None):
     """The tensors that a checkpoint holds of a model, read when they are written.
 
     Args:
         variables: iterable of Keras variables, known by their paths.
         dtype: str. Of the tensors; None: that of each variable.
+        adapters: dict as `adapters_of` returns it: they are added to their kernels.
 
     Returns:
         dict of `StoredTensor` by standard names.
     """
-    return {names.their_name(v.path): _stored(v, dtype) for v in variables}
+    adapters = adapters or {}
+    return {
+        names.their_name(v.path): _stored(v, dtype, adapters.get(v.path))
+        for v in variables
+        if not v.path.endswith(_ADAPTER)
+    }
 
 
-def _stored(variable, dtype):
+def adapters_of(model):
+    """The layers of a model that have a LoRA adapter (`enable_lora`).
+
+    Returns:
+        dict of layers by the paths of their kernels.
+    """
+    layers = model._flatten_layers(include_self=False)
+    adapted = [layer for layer in layers if getattr(layer, "lora_enabled", False)]
+    return {
+        layer.lora_kernel_a.path.replace(_ADAPTER[0], "/kernel"): layer
+        for layer in adapted
+    }
+
+
+def _stored(variable, dtype, adapter):
     dtype = numpy_dtype(dtype or variable.dtype)
     kernel = variable.path.endswith("/kernel")
     shape = tuple(reversed(variable.shape)) if kernel else tuple(variable.shape)
 
     def read():
-        value = np.asarray(variable).astype(dtype, copy=False)
+        value = np.asarray(variable)
+        if adapter is not None:
+            one, other = map(np.asarray, (adapter.lora_kernel_a, adapter.lora_kernel_b))
+            value = value + adapter.lora_alpha / adapter.lora_rank * (one @ other)
+        value = value.astype(dtype, copy=False)
         return names.swap_layout(variable.path, value)
 
     return StoredTensor(shape, dtype, read)
