@@ -77,6 +77,21 @@ def test_a_checkpoint_is_brought_tuned_and_taken_back(hub, capsys):
     "ignore:The preset has no head for DebertaTextClassifier:UserWarning",
     "ignore:Hugging Face's library has no class with this head:UserWarning",
 )
+def test_a_task_is_tuned_scale_invariantly(hub):
+    (block,) = blocks("Scale-invariant fine-tuning")
+    scope = {}
+    exec(block, scope)
+    assert scope["task"].optimizer.iterations.numpy() == 4
+    again = deberta_tf.DebertaTextClassifier.from_preset(
+        "robust_classifier", compile=False
+    )
+    assert again.labels == ["bad", "good"]
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The preset has no head for DebertaTextClassifier:UserWarning",
+    "ignore:Hugging Face's library has no class with this head:UserWarning",
+)
 def test_it_trains_on_two_devices(hub, monkeypatch):
     (block,) = blocks("On several devices")
     assert len(block.strip().splitlines()) <= 15
