@@ -53,7 +53,8 @@ def squad_scores(predictions, answers, no_answer_scores=None, threshold=0.0):
         answers: dict from question to list of str; empty: it has none.
         no_answer_scores: dict from question to float, larger where no answer is likely.
             None: the predictions are taken as they are.
-        threshold: float. A question whose score is above it is taken to have no answer.
+        threshold: float. A question whose score is above it is taken to have no
+            answer: 0 for differences of scores, 1 takes no notice of probabilities.
 
     Returns:
         dict of `exact` and `f1` at the threshold. Where some questions have no answer,
@@ -64,13 +65,14 @@ def squad_scores(predictions, answers, no_answer_scores=None, threshold=0.0):
     Raises:
         ValueError: if there are no questions, or one has no prediction or score.
 
-    Source: the official evaluate-v2.0.py; of 1.1 the same numbers.
+    Source: the official evaluate-v2.0.py. That of 1.1 differs where an answer has no
+    words.
     """
     _require(answers, predictions, "prediction")
     if no_answer_scores is not None:
         _require(answers, no_answer_scores, "no-answer score")
     golds = {question: _golds(texts) for question, texts in answers.items()}
-    has_answer = {question: golds[question] != [""] for question in answers}
+    has_answer = {question: bool(texts) for question, texts in answers.items()}
     raw = {
         "exact": {q: exact_match(predictions[q], golds[q]) for q in answers},
         "f1": {q: word_f1(predictions[q], golds[q]) for q in answers},
@@ -106,6 +108,11 @@ def _require(answers, given, what):
         )
     if not answers:
         raise ValueError("There are no questions to score")
+    for question, texts in answers.items():
+        if isinstance(texts, str):
+            raise ValueError(
+                f"Answers are lists of str. Received: {texts!r} for {question!r}"
+            )
 
 
 def _golds(texts):
@@ -139,6 +146,9 @@ def record_scores(predictions, answers):
         dict of `exact` and `f1`, means over the queries of the nearest answer's.
     """
     _require(answers, predictions, "prediction")
+    without = [query for query, texts in answers.items() if not texts]
+    if without:
+        raise ValueError(f"A query has at least one answer; {without[0]!r} has none")
     return {
         "exact": _mean(exact_match(predictions[q], answers[q]) for q in answers),
         "f1": _mean(word_f1(predictions[q], answers[q]) for q in answers),

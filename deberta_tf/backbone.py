@@ -198,6 +198,9 @@ class DebertaBackbone(writer.HuggingFaceSaving, keras_hub.models.Backbone):
         Args:
             num_blocks: int. Blocks from below; before them the embeddings. With a
                 block also what all of them share, the table of relative positions.
+                A masked-LM head shares the token table.
+
+        To be called before `compile`; it thaws nothing.
 
         Raises:
             ValueError: if there are not so many.
@@ -205,8 +208,7 @@ class DebertaBackbone(writer.HuggingFaceSaving, keras_hub.models.Backbone):
         encoder = self.encoder
         if not 0 <= num_blocks <= self.num_layers:
             raise ValueError(
-                f"The model has {self.num_layers} blocks. Received: {num_blocks} to "
-                "freeze"
+                f"num_blocks must be in [0, {self.num_layers}]. Received: {num_blocks}"
             )
         frozen = [self.embeddings, *encoder.blocks[:num_blocks]]
         if num_blocks:
@@ -263,10 +265,27 @@ class DebertaBackbone(writer.HuggingFaceSaving, keras_hub.models.Backbone):
 
         It leaves the biases of the layers that get one free, and does not save them
         with the adapters.
+
+        Args:
+            rank: int.
+            target_layer_names: list of str, of dense layers; None: KerasHub's, "query"
+                and "value" among them.
+
+        Raises:
+            ValueError: if one of the names is that of no dense layer.
         """
+        layers = self._flatten_layers(include_self=False)
+        known = {one.name for one in layers if isinstance(one, keras.layers.Dense)}
+        wrong = sorted(set(target_layer_names or ()) - known)
+        if wrong:
+            raise ValueError(
+                f"target_layer_names must be of {', '.join(sorted(known))}. "
+                f"Received: {', '.join(wrong)}"
+            )
         super().enable_lora(rank, target_layer_names)
         for layer in transfer.adapters_of(self).values():
-            layer.bias.trainable = False
+            if layer.bias is not None:
+                layer.bias.trainable = False
 
     def foreign_models(self, dtype):
         """What a Hugging Face folder of it holds, see `writer.write_folder`."""

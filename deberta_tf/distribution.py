@@ -11,10 +11,12 @@ from deberta_tf import updates
 # names. A test fails by name when a version lacks one.
 PRIVATE_HOOKS = {
     "keras.Model": ("_compute_loss", "_maybe_symbolic_build", "_symbolic_build"),
+    "keras.layers.Layer": ("_flatten_layers",),
     "keras.optimizers.Optimizer": (
         "_all_reduce_sum_gradients",
         "_apply_weight_decay",
         "_get_variable_index",
+        "_use_weight_decay",
         "_overwrite_model_variables_with_average_value",
     ),
     "keras_hub.tokenizers.SentencePieceTokenizer": ("_set_proto_tf",),
@@ -316,9 +318,18 @@ class StrategyFit:
             self._symbolic_build(data_batch=data_batch)
             self.build_optimizers()
 
-    def log_mean(self, name, value, weight):
-        """Takes the mean of a scalar in, of such a weight, for the logs of training."""
+    def take_mean(self, name, value, weight):
+        """Takes a scalar of such a weight into a mean of training, see `mean_of`."""
         self._statistics.take(name, value, weight)
+
+    def mean_of(self, name):
+        """What `take_mean` took in since metrics were reset last, scalar."""
+        return self._statistics.mean_of(name)
+
+    @property
+    def compilation(self):
+        """An object that `compile` makes anew."""
+        return self._statistics
 
     def logs(self):
         """{name: scalar}: the metrics, and the means of training, so far."""

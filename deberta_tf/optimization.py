@@ -1,5 +1,6 @@
 """The optimizers of DeBERTa: learning-rate schedule, state, and what decays."""
 
+import math
 import re
 
 import keras
@@ -87,7 +88,8 @@ def layer_rates(num_layers, decay):
         for i in range(num_layers)
     ]
     below = decay ** (num_layers + 1)
-    return [*blocks, (r"(^|/)embeddings/", below), (r"(^|/)encoder/", below)]
+    shared = [(r"(^|/)embeddings/", below), (r"(^|/)encoder/(?!block_)", below)]
+    return [*blocks, *shared]
 
 
 class RatesOfVariables:
@@ -103,6 +105,12 @@ class RatesOfVariables:
     def __init__(self, *args, rates=(), **kwargs):
         super().__init__(*args, **kwargs)
         self.rates = [(pattern, float(factor)) for pattern, factor in rates]
+        for pattern, factor in self.rates:
+            if not 0 <= factor < math.inf:
+                raise ValueError(
+                    "rates must be finite and at least 0. "
+                    f"Received: {factor} for {pattern!r}"
+                )
 
     def build(self, variables):
         super().build(variables)
@@ -116,16 +124,15 @@ class RatesOfVariables:
         """What the learning rate is multiplied by for one of the variables."""
         return self._factors[self._get_variable_index(variable)]
 
+    def own_rate(self, variable, learning_rate):
+        """The learning rate of a variable, which is decayed by it first."""
+        rate = tf.cast(learning_rate, variable.dtype) * self.factor_of(variable)
+        if self.weight_decay is not None and self._use_weight_decay(variable):
+            self.assign_sub(variable, variable * self.weight_decay * rate)
+        return rate
+
     def _apply_weight_decay(self, variables):
-        decay = self.weight_decay
-        if decay is None:
-            return
-        for factor in sorted(set(self._factors)):
-            self.weight_decay = decay * factor
-            super()._apply_weight_decay(
-                [one for one in variables if self.factor_of(one) == factor]
-            )
-        self.weight_decay = decay
+        """Nothing for Keras to do: `own_rate` has done it."""
 
     def get_config(self):
         return {**super().get_config(), "rates": self.rates}
@@ -136,7 +143,7 @@ class AdamW(RatesOfVariables, keras.optimizers.AdamW):
     """`keras.optimizers.AdamW`, with rates of variables, see `RatesOfVariables`."""
 
     def update_step(self, gradient, variable, learning_rate):
-        rate = learning_rate * self.factor_of(variable)
+        rate = self.own_rate(variable, learning_rate)
         super().update_step(gradient, variable, rate)
 
 
@@ -252,6 +259,7 @@ class Adafactor(RatesOfVariables, keras.optimizers.Optimizer):
         ]
 
     def update_step(self, gradient, variable, learning_rate):
+        rate = self.own_rate(variable, learning_rate)
         moments = self._moments[self._get_variable_index(variable)]
         gradient = tf.cast(gradient, variable.dtype)
         kept = 1.0 - tf.pow(tf.cast(self.iterations + 1, tf.float32), self.beta_2_decay)
@@ -272,7 +280,6 @@ class Adafactor(RatesOfVariables, keras.optimizers.Optimizer):
             update *= tf.math.rsqrt(columns)[..., None, :]
         size = tf.sqrt(tf.reduce_mean(tf.square(update)))
         update /= tf.maximum(1.0, size / self.clip_threshold)
-        rate = tf.cast(learning_rate, variable.dtype) * self.factor_of(variable)
         self.assign_sub(variable, rate * update)
 
     def get_config(self):

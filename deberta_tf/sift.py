@@ -14,8 +14,9 @@ from deberta_tf.distribution import StrategyFit
 from deberta_tf.dropout import of_replica
 from deberta_tf.relative_position import dimensions
 
-# Keeps the longest component of a gradient from being divided by.
+# Added to what gradients are divided by: a token without one stays.
 EPSILON = 1e-6
+LOGGED = "adversarial_loss"
 
 
 class ScaleInvariantFineTuning:
@@ -24,11 +25,13 @@ class ScaleInvariantFineTuning:
     `fit` is the task's, with another training step; all else, `compile`, `evaluate`,
     `predict` and what is saved, is the task's own and knows nothing of SiFT. The logs
     of training also have `adversarial_loss`, a mean over the distributions that the
-    outputs are made of: examples; tokens, but for padding; starts and ends of spans.
+    outputs are made of: examples; tokens, but for padding; starts and ends of spans. At
+    its least it is twice their entropy, not 0. Sample weights count in the task's loss
+    alone.
 
-    The step's three passes drop out independently. Beside a bfloat16 policy the
-    default perturbations are of the size of its rounding: about one part in 200 of the
-    normalised embeddings.
+    The step's three passes drop out independently. Under mixed_bfloat16 a step of 1e-4
+    is far below the rounding of the embeddings, and the first perturbation about at it:
+    the ascent is all but lost. Take float32, or larger ones.
 
     Args:
         task: `DebertaTask`, such as `DebertaTextClassifier`.
@@ -42,7 +45,7 @@ class ScaleInvariantFineTuning:
         inner_loss: "symmetric_kl", "kl" or "mse", what the ascent climbs. One number
             for each example, as of a regression: always the squared difference.
         recompute: bool. Keep nothing of the clean pass for the backward pass but its
-            input, and run it once more: less memory, about an eighth more time.
+            input, and run it once more: less memory, more time.
         paper: bool. Read the paper to the letter where its code differs: the clean pass
             is the model's own, without a normalisation; its outputs are a fixed target;
             the gradient of the perturbed pass reaches the tables.
@@ -92,7 +95,6 @@ class ScaleInvariantFineTuning:
                 f"inner_loss must be one of {', '.join(DIVERGENCES)}. "
                 f"Received: {inner_loss!r}"
             )
-        self.task = task
         self.weight = float(weight)
         self.step_size = step_size
         self.initial_scale = initial_scale
@@ -101,27 +103,53 @@ class ScaleInvariantFineTuning:
         self.recompute = recompute
         self.paper = paper
         self.seed = seed
+        # The traced step, and the compilation of the task that it is of.
+        self._train_function = self._compilation = None
+        # The last of its own: what is set from here on is the task's.
+        self.task = task
 
     def __getattr__(self, name):
-        if name == "task":  # Not there yet, as when unpickled.
+        if name == "task":  # Not there yet.
             raise AttributeError(name)
         return getattr(self.task, name)
+
+    def __setattr__(self, name, value):
+        own = name in self.__dict__ or hasattr(type(self), name)
+        if own or "task" not in self.__dict__:
+            super().__setattr__(name, value)
+        else:
+            setattr(self.task, name, value)
+
+    def __call__(self, *args, **kwargs):
+        return self.task(*args, **kwargs)
 
     def fit(self, *args, **kwargs):
         """`task.fit`, by steps of SiFT."""
         with self._in_place():
             return self.task.fit(*args, **kwargs)
 
+    def train_on_batch(self, *args, **kwargs):
+        """`task.train_on_batch`, by a step of SiFT."""
+        with self._in_place():
+            return self.task.train_on_batch(*args, **kwargs)
+
     @contextlib.contextmanager
     def _in_place(self):
-        # Keras traces a step once, and keeps it.
-        self.task.train_step = self.train_step
-        self.task.train_function = None
+        """Within it, the task trains by SiFT, by a step that is traced once."""
+        task, plain = self.task, self.task.train_function
+        if self._compilation is not task.compilation:
+            self._train_function, self._compilation = None, task.compilation
+        task.train_step, task.logs = self.train_step, self.logs
+        task.train_function = self._train_function
         try:
             yield
         finally:
-            del self.task.train_step
-            self.task.train_function = None
+            self._train_function, task.train_function = task.train_function, plain
+            del task.train_step, task.logs
+
+    def logs(self):
+        """{name: scalar}: the task's logs of training, and the adversarial loss."""
+        return {**type(self.task).logs(self.task), LOGGED: self.task.mean_of(LOGGED)}
 
     def train_step(self, data):
         """One step: both losses, one update. Returns the logs."""
@@ -144,12 +172,12 @@ class ScaleInvariantFineTuning:
             x, _, _ = keras.utils.unpack_x_y_sample_weight(part)
             count = tf.reduce_sum(task.output_weights(x))
             mean = tf.math.divide_no_nan(divergence, count)
-            task.log_mean("adversarial_loss", mean, count)
+            task.take_mean(LOGGED, mean, count)
 
         task.descend(
             data, forward, observe, task.optimizer, lambda: task.trainable_variables
         )
-        return task.logs()
+        return self.logs()
 
     def compare(self, inputs):
         """The task's outputs in training, and how far a perturbation moves them.
@@ -192,6 +220,11 @@ class ScaleInvariantFineTuning:
             target: the outputs of the clean pass.
         """
         delta = self.initial_perturbation(inputs)
+        count = tf.reduce_sum(self.task.output_weights(inputs))
+        # A mean in the backward pass, and scaled: a sum could overflow in float16, and
+        # small gradients be 0.
+        factor = self.task.optimizer.scale_loss(tf.ones([]))
+        factor = tf.math.divide_no_nan(factor, count)
         for _ in range(self.num_steps):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(delta)
@@ -201,48 +234,56 @@ class ScaleInvariantFineTuning:
                     perturb=lambda x, delta=delta: self._moved(x, delta),
                 )
                 loss = self._divergence(self.inner_loss, outputs, target, inputs)
-                if self.inner_loss == "mse":
-                    # The official code has the mean here, and a sum elsewhere.
-                    loss /= tf.reduce_sum(self.task.output_weights(inputs))
-                # Else small gradients would be 0 in float16.
-                loss = self.task.optimizer.scale_loss(loss)
-            delta += self.step_size * self._direction(tape.gradient(loss, delta))
+                loss *= factor
+            gradient = tf.math.divide_no_nan(tape.gradient(loss, delta), factor)
+            if self.inner_loss == "mse":
+                # Of which the official code has the mean, and else the sum.
+                gradient = tf.math.divide_no_nan(gradient, count)
+            delta += self.step_size * _direction(gradient)
         return delta
 
     def initial_perturbation(self, inputs):
         """What the ascent begins at, normal and cut at two deviations.
 
-        Another at each step, and on each replica; that of a step is always the same.
+        Another at each step, of each part of a batch and on each replica; that of a
+        step is always the same, so that a run goes on as if it had never stopped.
         """
-        *rows, length = dimensions(inputs["token_ids"])
+        ids = tf.cast(inputs["token_ids"], tf.int32)
+        *rows, length = dimensions(ids)
         count = rows[0] if len(rows) == 1 else rows[0] * rows[1]
         shape = [count, length, self.task.backbone.hidden_dim]
         step = tf.cast(tf.convert_to_tensor(self.task.optimizer.iterations), tf.int32)
-        noise = tf.random.stateless_normal(
-            shape, of_replica(tf.stack([self.seed, step]))
-        )
+        # Nothing else tells parts of one step apart; the sum may wrap around.
+        part = tf.reduce_sum(tf.reshape(ids, [-1]) * (1 + tf.range(tf.size(ids))))
+        seed = of_replica(tf.stack([self.seed + part, step]))
+        noise = tf.random.stateless_normal(shape, seed)
         return self.initial_scale * tf.clip_by_value(noise, -2.0, 2.0)
 
     def _moved(self, x, delta):
         return (x if self.paper else tf.stop_gradient(x)) + tf.cast(delta, x.dtype)
-
-    def _direction(self, gradient):
-        """Of a gradient, each token's divided by its largest component; 0 if a NaN is
-        among them."""
-        gradient /= self.task.optimizer.scale_loss(tf.ones([]))
-        longest = tf.reduce_max(tf.abs(gradient), axis=-1, keepdims=True)
-        is_finite = tf.math.is_finite(tf.linalg.global_norm([gradient]))
-        return tf.where(is_finite, gradient / (longest + EPSILON), 0.0)
 
     def _divergence(self, name, outputs, target, inputs):
         task = self.task
         one, other = (
             task.output_classes(logits, inputs) for logits in (outputs, target)
         )
+        weights = task.output_weights(inputs)
+        if one.shape.rank != weights.shape.rank + 1:
+            raise ValueError(
+                f"{type(task).__name__} must weigh each of its distributions: its "
+                f"output_classes are {one.shape}, its output_weights {weights.shape}"
+            )
         if one.shape[-1] == 1:
             name = "mse"
-        weights = task.output_weights(inputs)
         return tf.reduce_sum(weights * DIVERGENCES[name](one, other))
+
+
+def _direction(gradient):
+    """Of a gradient, each token's divided by its largest component; 0 if it is not
+    finite."""
+    longest = tf.reduce_max(tf.abs(gradient), axis=-1, keepdims=True)
+    is_finite = tf.math.is_finite(tf.linalg.global_norm([gradient]))
+    return tf.where(is_finite, gradient / (longest + EPSILON), 0.0)
 
 
 def cross_entropy(target, logits):
@@ -252,12 +293,12 @@ def cross_entropy(target, logits):
 
 
 def kl(logits, target):
-    """The divergence from a fixed target, but for the target's entropy."""
+    """Cross-entropy with a fixed target: the divergence, and the target's entropy."""
     return cross_entropy(target, logits)
 
 
 def symmetric_kl(one, other):
-    """The divergences both ways, but for the entropies, which no gradient passes."""
+    """The cross-entropies both ways: divergences, and entropies without gradients."""
     return cross_entropy(other, one) + cross_entropy(one, other)
 
 

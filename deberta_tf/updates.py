@@ -14,35 +14,43 @@ class Statistics:
     """
 
     def __init__(self):
-        self._means = {}
+        self._norms, self._means = {}, {}
         self.num_resets = 0
         self._skipped = keras.metrics.Sum(name="skipped_updates")
 
     def update(self, name, norm, skipped):
         """Takes in the length of a gradient, and whether it was left out."""
-        self.take(
-            name, tf.where(skipped, 0.0, norm), 1.0 - tf.cast(skipped, tf.float32)
-        )
+        norm = tf.where(skipped, 0.0, norm)
+        counts = 1.0 - tf.cast(skipped, tf.float32)
+        _take(self._norms, name, norm, counts)
         # Each replica takes the same in.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         self._skipped.update_state(tf.cast(skipped, tf.float32) / replicas)
 
     def take(self, name, value, weight):
         """Takes a scalar of such a weight into the mean of that name."""
-        if name not in self._means:
-            with tf.init_scope():
-                self._means[name] = keras.metrics.Mean(name=name)
-        self._means[name].update_state(value, sample_weight=weight)
+        _take(self._means, name, value, weight)
+
+    def mean_of(self, name):
+        """The mean of what was taken in, scalar; 0.0 if nothing was."""
+        return self._means[name].result() if name in self._means else tf.zeros([])
 
     def results(self):
-        """{name: scalar}."""
-        metrics = [*self._means.values(), self._skipped]
+        """{name: scalar}, of the updates."""
+        metrics = [*self._norms.values(), self._skipped]
         return {metric.name: metric.result() for metric in metrics}
 
     def reset(self):
         self.num_resets += 1
-        for metric in (*self._means.values(), self._skipped):
+        for metric in (*self._norms.values(), *self._means.values(), self._skipped):
             metric.reset_state()
+
+
+def _take(means, name, value, weight):
+    if name not in means:
+        with tf.init_scope():
+            means[name] = keras.metrics.Mean(name=name)
+    means[name].update_state(value, sample_weight=weight)
 
 
 def adopt(optimizer, strategy):

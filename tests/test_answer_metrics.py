@@ -14,8 +14,6 @@ from deberta_tf.answer_metrics import (
     word_f1,
 )
 
-sklearn_metrics = pytest.importorskip("sklearn.metrics")
-
 
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -79,10 +77,18 @@ def test_questions_without_an_answer_count():
 
 
 def test_only_questions_without_an_answer():
-    answers = {"a": [], "b": ["the"]}
-    found = squad_scores({"a": "", "b": "x"}, answers)
+    found = squad_scores({"a": "", "b": "x"}, {"a": [], "b": []})
     assert found["exact"] == found["no_answer_f1"] == 0.5
     assert "has_answer_f1" not in found
+
+
+def test_an_answer_without_words_is_one():
+    # To the official scorer too, though nothing is left of it.
+    found = squad_scores({"a": "", "b": "x"}, {"a": ["The"], "b": []})
+    assert found["has_answer_exact"] == 1.0
+    assert found["no_answer_exact"] == 0.0
+    decided = squad_scores({"a": ""}, {"a": ["The"]}, {"a": 1.0}, threshold=0.0)
+    assert decided["exact"] == 0.0
 
 
 def decided(predictions, no_answer_scores, threshold):
@@ -134,6 +140,7 @@ def test_a_query_of_record_has_several_right_entities():
 
 
 def test_answers_of_multirc_count_alone_and_by_question():
+    sklearn_metrics = pytest.importorskip("sklearn.metrics")
     draw = np.random.default_rng(0)
     labels, predictions = draw.integers(0, 2, (2, 60))
     questions = draw.integers(0, 20, 60).tolist()
@@ -161,5 +168,9 @@ def test_mistakes_are_named():
         squad_scores({"a": "", "b": ""}, {"a": [], "b": []}, {})
     with pytest.raises(ValueError, match="no questions"):
         record_scores({}, {})
+    with pytest.raises(ValueError, match="'a' has none"):
+        record_scores({"a": "x"}, {"a": []})
+    with pytest.raises(ValueError, match="lists of str. Received: 'cat' for 'a'"):
+        squad_scores({"a": "cat"}, {"a": "cat"})
     with pytest.raises(ValueError, match="2 answers, 1 questions"):
         multirc_scores([0, 1], [0, 1], ["a"])

@@ -49,6 +49,16 @@ def test_adapters_train_and_kernels_stay(options):
         assert np.array_equal(value, before[path]) != (ADAPTER in path), path
 
 
+def test_other_layers_may_have_them():
+    backbone = make_backbone(key_bias=False, share_position_projections=False)
+    backbone.enable_lora(2, ["key", "intermediate"])
+    trained = {weight.path.split("/")[-2] for weight in backbone.trainable_weights}
+    assert trained == {"key", "intermediate"}
+    assert all(ADAPTER in weight.path for weight in backbone.trainable_weights)
+    with pytest.raises(ValueError, match="Received: token_embedding"):
+        make_backbone().enable_lora(2, ["query", "token_embedding"])
+
+
 def train(task):
     task.backbone.enable_lora(2)
     task.compile(keras.optimizers.Adam(0.01))

@@ -1,5 +1,6 @@
 """The schedule against the official one, and what weight decay reaches."""
 
+import contextlib
 import json
 import re
 
@@ -10,7 +11,9 @@ import tensorflow as tf
 
 import deberta_tf
 from deberta_tf.optimization import WarmupLinear, adafactor, adamw, layer_rates
+from tests.mirrored import mirrored
 from tests.small_models import make_backbone
+from tests.test_strategies import check_same, classifier_data
 
 
 @pytest.mark.parametrize(
@@ -81,6 +84,20 @@ def test_a_share_of_the_rate_is_that_share_of_the_step(make):
     assert len({value.tobytes() for value in found.values()}) == 3
 
 
+def test_rates_and_decay_are_the_same_on_two_devices():
+    found = []
+    for scope in (contextlib.nullcontext(), mirrored(2).scope()):
+        with scope:
+            keras.utils.set_random_seed(1)
+            task = deberta_tf.DebertaTextClassifier(make_backbone(num_layers=1), 2)
+            # Decay is most of what moves.
+            task.compile(adamw(1e-3, weight_decay=50.0, rates=layer_rates(1, 0.5)))
+        task.fit(classifier_data().take(4), verbose=0)
+        assert task.optimizer.weight_decay == 50.0
+        found.append(task)
+    check_same(*found, classifier_data())
+
+
 def test_rates_fall_from_the_head_to_the_embeddings():
     backbone = make_backbone(num_layers=12, num_segments=2, convolution_kernel_size=3)
     task = deberta_tf.DebertaTextClassifier(backbone, 2)
@@ -101,6 +118,12 @@ def test_rates_fall_from_the_head_to_the_embeddings():
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     again.build(task.trainable_variables)
     assert again._factors == optimizer._factors
+    few = adamw(1e-3, rates=layer_rates(2, 0.5))
+    few.build(task.trainable_variables)
+    upper = [v for v in task.trainable_variables if "block_11/" in v.path]
+    assert {few.factor_of(variable) for variable in upper} == {1.0}
+    with pytest.raises(ValueError, match="Received: -0.5 for 'a'"):
+        adamw(1e-3, rates=[("a", -0.5)])
     for decay in (0.0, 1.5):
         with pytest.raises(ValueError, match=f"Received: {decay}"):
             layer_rates(2, decay)

@@ -52,6 +52,9 @@ def test_the_step_of_each_objective_becomes_a_module(objective, sift):
     # Where TensorFlow made its operations is in it.
     assert re.search(rb"coder(_\d+)?/block_0", module)
     assert b"gradient_tape/" in module
+    # The three passes of scale-invariant fine-tuning, and its noise.
+    assert (b"block_0_2/" in module) == sift
+    assert (b"stateless_" in module) == sift
 
 
 @pytest.mark.parametrize(("length", "places"), [(128, 20), (512, 80), (16, 10)])

@@ -79,8 +79,8 @@ def main(argv=None):
 
 def benchmark_sift_step(arguments):
     """Prints time and memory of a step, and how many times those of the plain one."""
-    durations = in_turn(benchmark_sift.steps(arguments), arguments.rounds)
     memory = benchmark_sift.memory(arguments)
+    durations = in_turn(benchmark_sift.steps(arguments), arguments.rounds)
     for name, seconds in durations.items():
         ratios = [
             one / two for one, two in zip(seconds, durations["plain"], strict=True)

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import multiprocessing
-import resource
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -75,5 +75,9 @@ def peak_of(name, arguments):
 
 
 def peak():
-    """Bytes that this process ever had in memory at once."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Bytes that this process ever had in memory at once.
+
+    Not `ru_maxrss`, which a process has from the one that started it.
+    """
+    with open("/proc/self/status", encoding="ascii") as file:
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1])

@@ -224,7 +224,8 @@ def tell(options, task, report):
     peak = report["arguments"] + report["temporaries"] + report["code"]
     share = peak / MEMORY[options.chip]
     print(
-        f"{options.objective} of {options.preset}, {task.count_params():,} parameters, "
+        f"{options.objective}{' with SiFT' if options.sift else ''} of "
+        f"{options.preset}, {task.count_params():,} parameters, "
         f"{options.batch_size} x {options.sequence_length}, on one {options.chip}\n"
         f"compiled in {report['seconds']:.0f} s; {report['flops'] / 1e9:,.1f} GFLOP, "
         f"{report['bytes'] / 1e9:,.2f} GB moved a step\n"

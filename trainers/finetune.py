@@ -125,10 +125,15 @@ class FinetuneConfig(run.RunConfig):
                 "labels must be two or more different names. "
                 f"Received: {', '.join(self.labels) or 'none'}"
             )
-        for name in ("sift_weight", "sift_step_size", "sift_initial_scale"):
-            if not getattr(self, name) > 0:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not field.name.startswith("sift_"):
+                continue
+            if not self.sift and value != field.default:
+                raise files.UsageError(f"{field.name} is nothing without --sift")
+            if not isinstance(value, bool) and not value > 0:
                 raise files.UsageError(
-                    f"{name} must be above 0. Received: {getattr(self, name)}"
+                    f"{field.name} must be above 0. Received: {value}"
                 )
         if self.best_by is not None:
             scores = REGRESSION_SCORES if self.regression else CLASS_SCORES
@@ -262,6 +267,12 @@ def build_task(config, names):
 
 def by_sift(config, task):
     """What trains the task by scale-invariant fine-tuning."""
+    if config.precision == "mixed_bfloat16":
+        print(
+            f"SiFT: steps of {config.sift_step_size} are below the rounding of "
+            "bfloat16: take float32, or a larger --sift_step_size",
+            flush=True,
+        )
     return ScaleInvariantFineTuning(
         task,
         weight=config.sift_weight,
