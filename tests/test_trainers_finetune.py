@@ -149,8 +149,9 @@ def test_scale_invariant_fine_tuning_goes_on_where_it_was(
     found = {}
     for name in ("whole", "interrupted", "plain"):
         folder = tmp_path / name
-        settings = {"sift": name != "plain", "learning_rate": 0.001}
-        settings |= {"sift_step_size": 0.1, "sift_initial_scale": 0.1}
+        settings = {"learning_rate": 0.001}
+        if name != "plain":
+            settings |= {"sift": True, "sift_step_size": 0.1, "sift_initial_scale": 0.1}
         command = flags(preset, data, folder, **settings)
         if name == "interrupted":
             with monkeypatch.context() as patch:
@@ -334,6 +335,10 @@ def test_every_setting_has_its_help():
         ({"best_by": "f1"}, "best_by must be one of accuracy, macro_f1, matthews"),
         ({"epochs": 0}, "epochs must be above 0"),
         ({"warmup_fraction": 1}, r"warmup_fraction must be in \[0, 1\)"),
+        ({"sift_weight": 3}, "sift_weight is nothing without --sift"),
+        ({"sift": "true", "sift_weight": 0}, "sift_weight must be above 0"),
+        ({"layer_decay": 0}, r"layer_decay must be in \(0, 1\]"),
+        ({"frozen_layers": 9}, r"num_blocks must be in \[0, 1\]. Received: 9"),
         ({"batchsize": 1}, "--batchsize; did you mean 'batch_size'"),
     ],
 )
