@@ -1,5 +1,7 @@
 """Parity of scale-invariant fine-tuning with the official code (golden E1)."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -107,9 +109,15 @@ def check_norms(run, gradients, prefix=""):
     assert all(expected[name] == 0 for name in left), left
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("way", CALLS)
-@pytest.mark.parametrize("run", RUNS)
+def cases():
+    """(run, way, recompute); one of them under XLA, the others are slow."""
+    for run, way, recompute in itertools.product(RUNS, CALLS, (False, True)):
+        slow = way == "xla" and (run, recompute) != ("big", True)
+        marks = pytest.mark.slow if slow else ()
+        yield pytest.param(run, way, recompute, marks=marks)
+
+
+@pytest.mark.parametrize(("run", "way", "recompute"), list(cases()))
 def test_losses_and_gradients_agree(official, run, way, recompute):
     run = Official(official, run, recompute=recompute)
     logits, loss, adversarial, gradients = CALLS[way](run.losses)()

@@ -210,8 +210,15 @@ def test_a_step_is_traced_once_in_a_compilation():
     assert history["adversarial_loss"][0] > 0
 
 
-@pytest.mark.parametrize("task_class", ["classifier", "masked LM"])
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(
+    ("task_class", "parts"),
+    [
+        ("masked LM", 2),
+        pytest.param("masked LM", 1, marks=pytest.mark.slow),
+        pytest.param("classifier", 2, marks=pytest.mark.slow),
+        ("classifier", 1),
+    ],
+)
 def test_several_devices_and_parts_train_as_one(task_class, parts):
     data = classifier_data() if task_class == "classifier" else masked_lm_data()
     trained = []
