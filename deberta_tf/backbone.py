@@ -289,9 +289,7 @@ class DebertaBackbone(writer.HuggingFaceSaving, keras_hub.models.Backbone):
 
     def foreign_models(self, dtype):
         """What a Hugging Face folder of it holds, see `writer.write_folder`."""
-        tensors = transfer.stored_tensors(
-            self.weights, dtype, transfer.adapters_of(self)
-        )
+        tensors = transfer.stored_tensors(self, self.weights, dtype)
         return {"": writer.Model(self.get_config(), tensors, {}, self.foreign_class)}
 
     def save_to_keras_hub(self, directory, tokenizer=None):
@@ -305,9 +303,7 @@ class DebertaBackbone(writer.HuggingFaceSaving, keras_hub.models.Backbone):
             ValueError: if KerasHub's class can't be such a model, or the folder holds
                 what is no part of a preset.
         """
-        tensors = transfer.stored_tensors(
-            self.weights, adapters=transfer.adapters_of(self)
-        )
+        tensors = transfer.stored_tensors(self, self.weights)
         keras_hub_presets.write_preset(directory, self.get_config(), tensors, tokenizer)
 
 

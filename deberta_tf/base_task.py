@@ -248,9 +248,7 @@ class DebertaTask(StrategyFit, writer.HuggingFaceSaving):
 
     def foreign_models(self, dtype):
         """What a Hugging Face folder of it holds, see `writer.write_folder`."""
-        tensors = transfer.stored_tensors(
-            self.own_weights, dtype, transfer.adapters_of(self)
-        )
+        tensors = transfer.stored_tensors(self, self.own_weights, dtype)
         arguments = self.backbone.get_config()
         entries, ending = self.foreign_entries(), self.foreign_class
         return {"": writer.Model(arguments, tensors, entries, ending)}

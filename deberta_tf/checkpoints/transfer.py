@@ -85,18 +85,20 @@ def assign(variables, tensors):
     return fresh
 
 
-def stored_tensors(variables, dtype=None, adapters=None):
+def stored_tensors(model, variables, dtype=None):
     """The tensors that a checkpoint holds of a model, read when they are written.
 
+    LoRA adapters are added to their kernels.
+
     Args:
-        variables: iterable of Keras variables, known by their paths.
+        model: Keras model.
+        variables: iterable of its variables, known by their paths.
         dtype: str. Of the tensors; None: that of each variable.
-        adapters: dict as `adapters_of` returns it: they are added to their kernels.
 
     Returns:
         dict of `StoredTensor` by standard names.
     """
-    adapters = adapters or {}
+    adapters = adapters_of(model)
     return {
         names.their_name(v.path): _stored(v, dtype, adapters.get(v.path))
         for v in variables
