@@ -15,6 +15,7 @@ FILES = sorted(path for name in FOLDERS for path in (ROOT / name).rglob("*.py"))
 LEVELS = [
     {
         "files",
+        "private_hooks",
         "sentencepiece_resource",
         "byte_pair",
         "fill_mask",

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from deberta_tf.distribution import PRIVATE_HOOKS, StrategyFit
+from deberta_tf.distribution import StrategyFit
+from deberta_tf.private_hooks import PRIVATE_HOOKS
 from deberta_tf.sentencepiece_resource import SharedModelResource
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
 
