@@ -286,20 +286,18 @@ def _direction(gradient):
     return tf.where(is_finite, gradient / (longest + EPSILON), 0.0)
 
 
-def cross_entropy(target, logits):
-    """Of softmaxes, the first one fixed: float32 (…) of logits (…, classes)."""
+def kl(logits, target):
+    """Cross-entropy with a fixed target: the divergence, and the target's entropy.
+
+    float32 (…) of logits (…, classes).
+    """
     target = tf.nn.softmax(tf.stop_gradient(tf.cast(target, tf.float32)))
     return tf.nn.softmax_cross_entropy_with_logits(target, tf.cast(logits, tf.float32))
 
 
-def kl(logits, target):
-    """Cross-entropy with a fixed target: the divergence, and the target's entropy."""
-    return cross_entropy(target, logits)
-
-
 def symmetric_kl(one, other):
     """The cross-entropies both ways: divergences, and entropies without gradients."""
-    return cross_entropy(other, one) + cross_entropy(one, other)
+    return kl(one, other) + kl(other, one)
 
 
 def mse(one, other):
