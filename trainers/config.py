@@ -97,6 +97,14 @@ def check_at_least(config, minimum, *names):
             raise UsageError(f"{name} must be at least {minimum}. Received: {value}")
 
 
+def check_above_zero(config, *names):
+    """Raises UsageError for a setting that is not above 0; None passes."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"{name} must be above 0. Received: {value}")
+
+
 def check_share(config, *names):
     """Raises UsageError for a setting outside [0, 1); None passes."""
     for name in names:

@@ -24,7 +24,13 @@ from deberta_tf.optimization import layer_rates
 from deberta_tf.sift import ScaleInvariantFineTuning
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
 from trainers import batches, callbacks, devices, examples, run, vocabulary
-from trainers.config import check_at_least, check_choice, check_share, parse
+from trainers.config import (
+    check_above_zero,
+    check_at_least,
+    check_choice,
+    check_share,
+    parse,
+)
 from trainers.scalars import json_line
 
 REGRESSION_SCORES = {
@@ -104,13 +110,12 @@ class FinetuneConfig(run.RunConfig):
         super().__post_init__()
         check_at_least(self, 1, "eval_every")
         check_at_least(self, 0, "frozen_layers")
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+        check_above_zero(self, "epochs", "layer_decay")
+        if self.layer_decay is not None and self.layer_decay > 1:
             raise files.UsageError(
-                f"layer_decay must be in (0, 1]. Received: {self.layer_decay}"
+                f"layer_decay must be at most 1. Received: {self.layer_decay}"
             )
         check_share(self, "warmup_fraction", "classifier_dropout")
-        if self.epochs <= 0:
-            raise files.UsageError(f"epochs must be above 0. Received: {self.epochs}")
         if len(self.text_columns) not in (1, 2):
             raise files.UsageError(
                 "text_columns must be one name, or two for pairs. "
@@ -125,16 +130,11 @@ class FinetuneConfig(run.RunConfig):
                 "labels must be two or more different names. "
                 f"Received: {', '.join(self.labels) or 'none'}"
             )
+        check_above_zero(self, "sift_weight", "sift_step_size", "sift_initial_scale")
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not field.name.startswith("sift_"):
-                continue
-            if not self.sift and value != field.default:
+            is_set = getattr(self, field.name) != field.default
+            if field.name.startswith("sift_") and is_set and not self.sift:
                 raise files.UsageError(f"{field.name} is nothing without --sift")
-            if not isinstance(value, bool) and not value > 0:
-                raise files.UsageError(
-                    f"{field.name} must be above 0. Received: {value}"
-                )
         if self.best_by is not None:
             scores = REGRESSION_SCORES if self.regression else CLASS_SCORES
             check_choice(self, "best_by", scores)
