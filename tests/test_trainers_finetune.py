@@ -17,7 +17,7 @@ from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.tasks import DebertaTextClassifier
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
 from tests.test_trainers_run import at_step
-from trainers import finetune
+from trainers import finetune, scoring
 from trainers.config import field_help, parse
 
 ANIMATE = ("captain", "sister", "cat", "nobody", "jury")
@@ -137,7 +137,7 @@ def test_it_learns_and_a_shuffled_control_does_not(preset, data, tmp_path):
         batches = finetune.training_batches(config, train, 0, 100)
         task.fit(batches, shuffle=False, verbose=0)
         logits = finetune.predict(config, task, encoded["dev"].inputs)
-        losses[name] = finetune.score(logits, encoded["dev"].targets)["accuracy"]
+        losses[name] = scoring.score(logits, encoded["dev"].targets)["accuracy"]
     assert losses["right"] > 0.9
     assert losses["shuffled"] < 0.8
 

@@ -17,13 +17,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from deberta_tf import files, metrics
+from deberta_tf import files
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.embeddings import check_absolute_length
 from deberta_tf.optimization import layer_rates
 from deberta_tf.sift import ScaleInvariantFineTuning
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
-from trainers import batches, callbacks, devices, examples, run, vocabulary
+from trainers import batches, callbacks, devices, examples, run, scoring, vocabulary
 from trainers.config import (
     check_above_zero,
     check_at_least,
@@ -31,17 +31,7 @@ from trainers.config import (
     check_share,
     parse,
 )
-from trainers.scalars import json_line
 
-REGRESSION_SCORES = {
-    "pearson": metrics.pearson_correlation,
-    "spearman": metrics.spearman_correlation,
-}
-CLASS_SCORES = {
-    "accuracy": metrics.accuracy,
-    "macro_f1": metrics.macro_f1,
-    "matthews": metrics.matthews_correlation,
-}
 # Texts tokenised at once.
 CHUNK = 1024
 
@@ -136,7 +126,9 @@ class FinetuneConfig(run.RunConfig):
             if field.name.startswith("sift_") and is_set and not self.sift:
                 raise files.UsageError(f"{field.name} is nothing without --sift")
         if self.best_by is not None:
-            scores = REGRESSION_SCORES if self.regression else CLASS_SCORES
+            scores = (
+                scoring.REGRESSION_SCORES if self.regression else scoring.CLASS_SCORES
+            )
             check_choice(self, "best_by", scores)
 
 
@@ -198,10 +190,13 @@ def main(argv=None):
         preset, dtype=config.precision, compile=False
     )
     best.compile(jit_compile=config.jit_compile)
+    targets = {split: one.targets for split, one in encoded.items()}
     results = {
         "step": callbacks.read_scores(preset)["step"],
         **score_splits(config, best, encoded, names),
-        "majority_class": None if config.regression else majority(encoded, names),
+        "majority_class": None
+        if config.regression
+        else scoring.majority(targets, names),
         "parameters": task.count_params(),
     }
     run.finish(config, results)
@@ -371,32 +366,16 @@ def predict(config, task, inputs, max_batches=-1):
 
 def dev_evaluation(config, dev, steps_per_epoch):
     """When dev is scored, and by what the weights to keep are chosen."""
-    names = list(REGRESSION_SCORES if config.regression else CLASS_SCORES)
+    names = list(
+        scoring.REGRESSION_SCORES if config.regression else scoring.CLASS_SCORES
+    )
 
     def evaluate(task, max_batches=-1):
         logits = predict(config, task, dev.inputs, max_batches)
-        return score(logits, dev.targets[: len(logits)])
+        return scoring.score(logits, dev.targets[: len(logits)])
 
     every = config.eval_every or steps_per_epoch
     return run.Evaluation(evaluate, every, config.best_by or names[0], True, "dev")
-
-
-def score(logits, targets):
-    """{name: score}, of classes, or of a regression where there is one logit.
-
-    Args:
-        logits: float (n, classes), or (n, 1).
-        targets: int (n,) class ids, or float (n,).
-    """
-    if logits.shape[1] == 1:
-        return {
-            name: function(logits[:, 0], targets)
-            for name, function in REGRESSION_SCORES.items()
-        }
-    predictions = np.argmax(logits, axis=1)
-    return {
-        name: function(predictions, targets) for name, function in CLASS_SCORES.items()
-    }
 
 
 def score_splits(config, task, encoded, names):
@@ -407,39 +386,10 @@ def score_splits(config, task, encoded, names):
             continue
         logits = predict(config, task, encoded[split].inputs)
         targets = encoded[split].targets
-        write_predictions(config, split, logits, targets, names)
-        scores[split] = None if targets is None else score(logits, targets)
+        path = os.path.join(config.model_dir, f"predictions-{split}.jsonl")
+        scoring.write_predictions(path, logits, targets, names)
+        scores[split] = None if targets is None else scoring.score(logits, targets)
     return scores
-
-
-def write_predictions(config, split, logits, targets, names):
-    """A JSON line an example: row from 1, prediction, scores of the classes, label."""
-    lines = []
-    for row, logit in enumerate(logits.astype(np.float64)):
-        if names is None:
-            line = {"row": row + 1, "prediction": float(logit[0])}
-        else:
-            shares = np.exp(logit - logit.max())
-            shares = (shares / shares.sum()).round(6)
-            line = {"row": row + 1, "prediction": names[int(logit.argmax())]}
-            line["scores"] = dict(zip(names, shares.tolist(), strict=True))
-        if targets is not None:
-            label = targets[row]
-            line["label"] = float(label) if names is None else names[label]
-        lines.append(json_line(line))
-    path = os.path.join(config.model_dir, f"predictions-{split}.jsonl")
-    files.atomic_write(path, "".join(lines))
-
-
-def majority(encoded, names):
-    """Accuracy of always saying the most frequent class of the training examples."""
-    counts = np.bincount(encoded["train"].targets)
-    scores = {
-        split: float(np.mean(encoded[split].targets == counts.argmax()))
-        for split in ("dev", "test")
-        if split in encoded and encoded[split].targets is not None
-    }
-    return {"label": names[int(counts.argmax())], **scores}
 
 
 def _on_host(arrays):
