@@ -13,12 +13,14 @@ from deberta_tf import files
 from deberta_tf.backbone import DebertaBackbone, check_arguments
 from deberta_tf.checkpoints import folders, transfer, writer
 from deberta_tf.distribution import StrategyFit
+from deberta_tf.preprocessing import as_tensors
 from deberta_tf.relative_position import dimensions
+from deberta_tf.serving import ServingExport
 from deberta_tf.tokenizer_folders import has_tokenizer, warn_of_unread_tokenizer
 from deberta_tf.tokenizers import DebertaTokenizer
 
 
-class DebertaTask(StrategyFit, writer.HuggingFaceSaving):
+class DebertaTask(StrategyFit, ServingExport, writer.HuggingFaceSaving):
     """Base of the tasks: backbone, then `head(states, inputs)`.
 
     It stands before KerasHub's own class of the task, as in `class
@@ -96,14 +98,57 @@ class DebertaTask(StrategyFit, writer.HuggingFaceSaving):
         """What each distribution of `output_classes` counts, float32 (…)."""
         return tf.ones(dimensions(inputs["token_ids"])[:1])
 
+    def default_loss(self):
+        """The loss of `compile(loss="auto")`, of the outputs as logits."""
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def default_metrics(self):
+        """Those of `compile`: {"metrics" or "weighted_metrics": list}."""
+        return {"metrics": [keras.metrics.SparseCategoricalAccuracy("accuracy")]}
+
+    def compile(
+        self,
+        optimizer="auto",
+        loss="auto",
+        *,
+        metrics="auto",
+        weighted_metrics="auto",
+        **kwargs,
+    ):
+        """Defaults: Adam 5e-5, and the loss and metrics of the task."""
+        if optimizer == "auto":
+            optimizer = keras.optimizers.Adam(5e-5)
+        if loss == "auto":
+            loss = self.default_loss()
+        given = {"metrics": metrics, "weighted_metrics": weighted_metrics}
+        default = self.default_metrics()
+        for name, value in given.items():
+            # Keras takes None for what was compiled before.
+            kwargs[name] = (default.get(name) if value == "auto" else value) or []
+        super().compile(optimizer, loss, **kwargs)
+
+    def require_preprocessor(self, what):
+        """Raises ValueError, with what it is wanted for, where there is none."""
+        if self.preprocessor is None:
+            raise ValueError(
+                f"{type(self).__name__} has no preprocessor, so it can't {what}"
+            )
+
+    def inputs_in(self, packed):
+        """Of a packed row what the model takes."""
+        return {name: packed[name] for name in self.input}
+
     def fit(self, x=None, y=None, batch_size=None, shuffle=True, **kwargs):
         """`keras.Model.fit` on raw inputs or ids; arrays and lists are shuffled.
 
         On several replicas, or with accumulation, their last batch is left out where it
         is not full; what is in it differs from epoch to epoch.
         """
+        x, y = as_tensors(x), as_tensors(y)
+        if isinstance(kwargs.get("validation_data"), tuple):
+            kwargs["validation_data"] = as_tensors(kwargs["validation_data"])
         split = kwargs.get("validation_split")
-        arrays = (list, tuple, dict, np.ndarray, tf.Tensor)
+        arrays = (list, tuple, dict, np.ndarray, tf.Tensor, tf.RaggedTensor)
         if shuffle and not split and isinstance(x, arrays):
             # KerasHub would hand arrays on in their order.
             weights = kwargs.pop("sample_weight", None)
@@ -114,6 +159,14 @@ class DebertaTask(StrategyFit, writer.HuggingFaceSaving):
             y = batch_size = None
         # Keras warns that it does not shuffle a dataset.
         return super().fit(x, y, batch_size, shuffle=False, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """`keras.Model.evaluate` on raw inputs or ids."""
+        return super().evaluate(as_tensors(x), as_tensors(y), *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """`keras.Model.predict` on raw inputs or ids."""
+        return super().predict(as_tensors(x), *args, **kwargs)
 
     def preprocess_samples(self, x, y=None, sample_weight=None):
         if isinstance(x, dict) and "token_ids" in x:

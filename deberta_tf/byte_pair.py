@@ -98,6 +98,8 @@ class BytePairEncoder:
         self._symbol_ids = np.array(
             [vocabulary.get(token, unknown_id) for token in symbols], np.int32
         )
+        # A character of the byte alphabet is a byte.
+        self._symbol_lengths = np.array([len(token) for token in symbols], np.int32)
         keys = np.array([self._pair_key(*pair) for pair in pairs], np.int64)
         order = np.argsort(keys, kind="stable")
         # The entry after the last stands for "no such rule": its key is above any.
@@ -119,12 +121,36 @@ class BytePairEncoder:
         Returns:
             int32 RaggedTensor (B, None) of ids.
         """
+        symbols = self._symbols(strings)
+        return symbols.with_values(tf.gather(self._symbol_ids, symbols.values))
+
+    def encode_with_offsets(self, strings):
+        """Strings to ids, and the bytes that each of them stands for.
+
+        Args:
+            strings: as `encode` takes them.
+
+        Returns:
+            (ids, starts, ends), int32 RaggedTensors (B, None). Bytes of the text in
+            which U+FFFD stands for what is malformed; `ends` excluded.
+        """
+        symbols = self._symbols(strings)
+        lengths = symbols.with_values(tf.gather(self._symbol_lengths, symbols.values))
+        ends = tf.cumsum(lengths.values)
+        before = tf.cumsum(tf.reduce_sum(lengths, axis=1), exclusive=True)
+        ends -= tf.gather(before, lengths.value_rowids())
+        return (
+            symbols.with_values(tf.gather(self._symbol_ids, symbols.values)),
+            lengths.with_values(ends - lengths.values),
+            lengths.with_values(ends),
+        )
+
+    def _symbols(self, strings):
         words = split_words(strings)
         # Words repeat: each different one is merged once.
         unique_words, word_index = tf.unique(words.values)
         pieces = tf.gather(self._merge(unique_words), word_index)
-        ids = words.with_values(pieces).merge_dims(1, 2)
-        return ids.with_values(tf.gather(self._symbol_ids, ids.values))
+        return words.with_values(pieces).merge_dims(1, 2)
 
     def decode(self, ids):
         """Ids to strings, the bytes of the tokens joined.
@@ -218,10 +244,15 @@ def split_words(strings):
     Returns:
         string RaggedTensor (B, None). Some words are empty: they yield no token.
     """
-    valid = tf.strings.unicode_transcode(strings, "UTF-8", "UTF-8", errors="replace")
+    valid = valid_text(strings)
     marked = tf.strings.regex_replace(valid, _LAST_SPACE, rb"\1" + _BREAK + rb"\2")
     marked = tf.strings.regex_replace(marked, _WORD, rb"\0" + _BREAK)
     return tf.strings.split(marked, sep=_BREAK)
+
+
+def valid_text(strings):
+    """Strings with U+FFFD for what is no UTF-8."""
+    return tf.strings.unicode_transcode(strings, "UTF-8", "UTF-8", errors="replace")
 
 
 def _every_other_of_a_run(marks):

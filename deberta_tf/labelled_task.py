@@ -4,6 +4,7 @@ import os
 import warnings
 
 import keras
+import tensorflow as tf
 
 from deberta_tf import files
 from deberta_tf.base_task import DebertaTask, warn_of_fresh
@@ -15,6 +16,25 @@ class LabelledTask(DebertaTask):
 
     Subclasses set `num_classes` and `labels`.
     """
+
+    @property
+    def class_names(self):
+        """Names of the classes in the order of the logits; without any, numbers."""
+        return self.labels or [str(index) for index in range(self.num_classes)]
+
+    def scores_of(self, logits):
+        """What a served classifier answers: `label`, its probability `score`, and all
+        `scores`, in the order of the classes; a regression `score` alone."""
+        if self.num_classes == 1:
+            return {"score": logits[:, 0]}
+        scores = tf.nn.softmax(logits)
+        return {
+            "label": tf.gather(
+                tf.constant(self.class_names), tf.argmax(scores, axis=-1)
+            ),
+            "score": tf.reduce_max(scores, axis=-1),
+            "scores": scores,
+        }
 
     def order_classes(self, labels):
         """Puts the classes in another order, by their names.

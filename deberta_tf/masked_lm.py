@@ -214,20 +214,15 @@ class DebertaMaskedLM(DebertaTask, keras_hub.models.MaskedLM):
         backbone = self.backbone
         return {"legacy": backbone.embedding_dim != backbone.hidden_dim}
 
-    def compile(
-        self, optimizer="auto", loss="auto", *, weighted_metrics="auto", **kwargs
-    ):
-        """Defaults: Adam 5e-5; cross-entropy over the sum of weights; accuracy."""
-        if optimizer == "auto":
-            optimizer = keras.optimizers.Adam(5e-5)
-        if loss == "auto":
-            # Keras's default would divide by the entries, filled up ones as well.
-            loss = keras.losses.SparseCategoricalCrossentropy(
-                from_logits=True, reduction="mean_with_sample_weight"
-            )
-        if weighted_metrics == "auto":
-            weighted_metrics = [keras.metrics.SparseCategoricalAccuracy("accuracy")]
-        super().compile(optimizer, loss, weighted_metrics=weighted_metrics, **kwargs)
+    def default_loss(self):
+        # Keras's own would divide by the entries, filled up ones as well.
+        return keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction="mean_with_sample_weight"
+        )
+
+    def default_metrics(self):
+        accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
+        return {"weighted_metrics": [accuracy]}
 
 
 def _tied(checkpoint):

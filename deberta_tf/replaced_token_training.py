@@ -78,7 +78,9 @@ class ReplacedTokenTraining(StrategyFit):
             self._measures = Measures()
             self.decoupled = decoupled
             self.discriminator_weight = float(discriminator_weight)
-            super().compile(optimizer, loss=None, **kwargs)
+            super().compile(
+                optimizer, None, metrics=None, weighted_metrics=None, **kwargs
+            )
 
     @property
     def optimizers(self):

@@ -1,56 +1,74 @@
-"""Signatures for export: what a served task answers to strings and to ids."""
+"""Export of tasks to folders that TF Serving answers from."""
+
+import os
 
 import keras
 import tensorflow as tf
 
+from deberta_tf import files
 
-def export(task, pack, directory):
-    """Writes a SavedModel of a classifier with its signatures.
 
-    `serving_default`: `text` string (b,), and `text_pairs`: `text` and `text_pair`;
-    both give `label` string (b,), `score` float32 (b,), the label's probability,
-    and `scores` float32 (b, num_classes) in the order of the labels. A regression
-    gives `score` alone. `token_ids`: `token_ids` and `padding_mask` int32 (b, l), and
-    `segment_ids` where the model has segments, to `logits` float32.
+class ServingExport:
+    """Mixin of tasks with a preprocessor: a SavedModel that answers raw inputs."""
 
-    Rows are as long as the longest text of the batch.
+    def signatures(self):
+        """What is served of raw inputs: {name: (callable, list of `tf.TensorSpec`)}.
 
-    Args:
-        task: `DebertaTextClassifier` with its preprocessor.
-        pack: callable from a tuple of string tensors to the model's inputs.
-        directory: str. The folder to write.
-    """
-    names = task.labels or [str(index) for index in range(task.num_classes)]
+        The first is "serving_default". The callables give dicts of tensors.
+        """
+        return {}
 
-    def answer(*texts):
-        logits = task(pack(texts), training=False)
-        return _scores(logits) if task.num_classes == 1 else _labels(logits, names)
+    def export_for_serving(self, directory, version=1):
+        """Writes `directory/version`, a SavedModel that answers raw inputs.
+
+        It has the task's `signatures`, and `token_ids`: from int32 inputs of the model
+        to `logits` float32. Rows are as long as the longest of the batch.
+
+        Args:
+            directory: str. Folder of the model's versions, as TF Serving reads it.
+            version: int.
+
+        Returns:
+            str, the folder written.
+
+        Raises:
+            ValueError: if that version exists, or the task has no preprocessor or
+                nothing to serve.
+        """
+        path = os.path.join(directory, str(version))
+        if version < 0:
+            raise ValueError(f"version must be at least 0. Received: {version}")
+        if not self.backbone.clamp_distances and self.backbone.bucket_size:
+            raise ValueError(
+                "clamp_distances=False can't be served: rows are of dynamic length"
+            )
+        if os.path.exists(path):
+            raise ValueError(
+                f"{path!r} exists: a served version is never overwritten. Pass "
+                "another version"
+            )
+        self.require_preprocessor("serve raw inputs")
+        signatures = self.signatures()
+        if not signatures:
+            raise ValueError(f"{type(self).__name__} has nothing that can be served")
+        with files.atomic_directory(path) as temporary:
+            write_saved_model(self, signatures, temporary)
+        return path
+
+
+def write_saved_model(task, signatures, directory):
+    """Writes a SavedModel of a task with its signatures, and that of its ids."""
 
     def logits_of(inputs):
         return {"logits": task(inputs, training=False)}
 
-    text = tf.TensorSpec([None], tf.string, name="text")
-    pair = tf.TensorSpec([None], tf.string, name="text_pair")
     ids = {
-        name: tf.TensorSpec([None, None], tf.int32, name=name)
-        for name in task.backbone.input
+        name: tf.TensorSpec([None] * len(one.shape), tf.int32, name=name)
+        for name, one in task.input.items()
     }
     archive = keras.export.ExportArchive()
     archive.track(task)
-    archive.add_endpoint("serving_default", answer, [text])
-    archive.add_endpoint("text_pairs", answer, [text, pair])
+    for name, (function, specs) in signatures.items():
+        archive.add_endpoint(name, function, specs)
     archive.add_endpoint("token_ids", logits_of, [ids])
     archive.write_out(directory, verbose=False)
-
-
-def _scores(logits):
-    return {"score": logits[:, 0]}
-
-
-def _labels(logits, names):
-    scores = tf.nn.softmax(logits)
-    return {
-        "label": tf.gather(tf.constant(names), tf.argmax(scores, axis=-1)),
-        "score": tf.reduce_max(scores, axis=-1),
-        "scores": scores,
-    }

@@ -1,7 +1,7 @@
 """What fine-tuning puts on the encoder: the heads of tasks.
 
 A head is called with the encoder's hidden states, embeddings first, and the inputs
-of the model. Einsum letters: `b` batch, `l` position, `e` entity, `h` hidden.
+of the model. Einsum letters: `b` batch, `l` position, `e` entity, `s` span, `h` hidden.
 """
 
 import keras
@@ -227,6 +227,62 @@ class EntityHead(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
+            "hidden_dim": self.hidden_dim,
+            "dropout": self.dropout.rate,
+        }
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class SpanPairHead(keras.layers.Layer):
+    """Logits of two spans of a row: the first token's state and the means of theirs.
+
+    Args:
+        num_classes: int.
+        hidden_dim: int. Width of the states, and of the hidden layer.
+        dropout: float. Rate before the logits.
+
+    Call arguments:
+        states: hidden states, the last (b, l, hidden) is read.
+        inputs: dict with `span_positions` int (b, 2, 2): first position and last,
+            excluded, of each span. The mean of a span without tokens is 0.
+
+    Returns:
+        float32 (b, num_classes).
+    """
+
+    def __init__(self, num_classes, hidden_dim, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.hidden_dim = hidden_dim
+        policy = self.dtype_policy
+        self.hidden = make_dense(hidden_dim, "hidden", policy, "gelu")
+        self.dropout = make_dropout(dropout, "dropout", policy)
+        self.logits = make_dense(num_classes, "logits", policy)
+
+    def build(self, *_):
+        self.hidden.build((None, 3 * self.hidden_dim))
+        self.logits.build((None, self.hidden_dim))
+        self.built = True
+
+    def call(self, states, inputs, training=None):
+        last = states[-1]
+        place = tf.range(dimensions(last)[1])
+        first, end = (inputs["span_positions"][..., i, None] for i in range(2))
+        is_in = tf.cast((place >= first) & (place < end), "float32")
+        share = tf.math.divide_no_nan(is_in, tf.reduce_sum(is_in, -1, keepdims=True))
+        means = tf.einsum("bsl,blh->bsh", tf.cast(share, last.dtype), last)
+        batch = dimensions(last)[0]
+        means = tf.reshape(means, [batch, 2 * self.hidden_dim])
+        x = self.hidden(tf.concat([last[:, 0], means], axis=-1))
+        return tf.cast(self.logits(self.dropout(x, training=training)), "float32")
+
+    def compute_output_spec(self, states, inputs, training=None):
+        return keras.KerasTensor((states[-1].shape[0], self.num_classes), "float32")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
             "hidden_dim": self.hidden_dim,
             "dropout": self.dropout.rate,
         }

@@ -1,11 +1,9 @@
 """Fine-tuning tasks on the encoder: the text classifier and its preprocessor."""
 
-import os
-
 import keras
 import keras_hub
+import tensorflow as tf
 
-from deberta_tf import files, serving
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.base_task import DebertaTask
 from deberta_tf.checkpoints import configs
@@ -142,24 +140,16 @@ class DebertaTextClassifier(LabelledTask, PooledTask, keras_hub.models.TextClass
         super().__init__(backbone, head, preprocessor, **kwargs)
         self.labels = None if labels is None else list(labels)
 
-    def compile(self, optimizer="auto", loss="auto", *, metrics="auto", **kwargs):
-        """Defaults: Adam 5e-5; cross-entropy and accuracy, or squared error."""
-        regression = self.num_classes == 1
-        if optimizer == "auto":
-            optimizer = keras.optimizers.Adam(5e-5)
-        if loss == "auto":
-            loss = (
-                keras.losses.MeanSquaredError()
-                if regression
-                else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            )
-        if metrics == "auto":
-            metrics = (
-                [keras.metrics.RootMeanSquaredError("root_mean_squared_error")]
-                if regression
-                else [keras.metrics.SparseCategoricalAccuracy("accuracy")]
-            )
-        super().compile(optimizer, loss, metrics=metrics, **kwargs)
+    def default_loss(self):
+        if self.num_classes == 1:
+            return keras.losses.MeanSquaredError()
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def default_metrics(self):
+        if self.num_classes == 1:
+            error = keras.metrics.RootMeanSquaredError("root_mean_squared_error")
+            return {"metrics": [error]}
+        return super().default_metrics()
 
     def get_config(self):
         return {
@@ -168,38 +158,23 @@ class DebertaTextClassifier(LabelledTask, PooledTask, keras_hub.models.TextClass
             "labels": self.labels,
         }
 
-    def export_for_serving(self, directory, version=1):
-        """Writes `directory/version`, a SavedModel that answers raw strings.
+    def signatures(self):
+        """`serving_default`: `text` string (b,), and `text_pairs`: `text` and
+        `text_pair`; both to `label` string (b,), `score` float32 (b,), the label's
+        probability, and `scores` float32 (b, num_classes) in the order of the labels. A
+        regression gives `score` alone."""
 
-        Args:
-            directory: str. Folder of the model's versions, as TF Serving reads it.
-            version: int.
-
-        Returns:
-            str, the folder written.
-
-        Raises:
-            ValueError: if that version exists, or the task has no preprocessor.
-        """
-        path = os.path.join(directory, str(version))
-        if version < 0:
-            raise ValueError(f"version must be at least 0. Received: {version}")
-        if not self.backbone.clamp_distances and self.backbone.bucket_size:
-            raise ValueError(
-                "clamp_distances=False can't be served: rows are of dynamic length"
+        def answer(*texts):
+            packed = pack_strings(
+                self.preprocessor.tokenizer,
+                texts,
+                max_length=self.preprocessor.sequence_length,
             )
-        if os.path.exists(path):
-            raise ValueError(
-                f"{path!r} exists: a served version is never overwritten. Pass "
-                "another version"
-            )
-        if self.preprocessor is None:
-            raise ValueError("A task without a preprocessor can't serve raw strings")
+            return self.scores_of(self(self.inputs_in(packed), training=False))
 
-        def pack(texts):
-            limit = self.preprocessor.sequence_length
-            return pack_strings(self.preprocessor.tokenizer, texts, max_length=limit)
-
-        with files.atomic_directory(path) as temporary:
-            serving.export(self, pack, temporary)
-        return path
+        text = tf.TensorSpec([None], tf.string, name="text")
+        pair = tf.TensorSpec([None], tf.string, name="text_pair")
+        return {
+            "serving_default": (answer, [text]),
+            "text_pairs": (answer, [text, pair]),
+        }

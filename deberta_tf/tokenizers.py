@@ -10,7 +10,7 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 
-from deberta_tf import byte_pair, files, tokenizer_folders
+from deberta_tf import byte_pair, files, offsets, tokenizer_folders
 from deberta_tf.published import PUBLISHED_SIZES, published_handle
 from deberta_tf.sentencepiece_resource import SharedModelResource
 
@@ -61,6 +61,31 @@ class DebertaTokenizer(keras_hub.tokenizers.Tokenizer):
 
     def tokenize(self, inputs):
         """Strings to ids, see the class."""
+        strings = self._checked_strings(inputs)
+        with tf.device("cpu"):
+            ids = self._encode(tf.reshape(strings, [-1]))
+        (ids,) = _in_shape(strings, ids)
+        return ids
+
+    def tokenize_with_offsets(self, inputs):
+        """Strings to ids, and where they stand in their text.
+
+        Args:
+            inputs: strings (b,), or one string; UTF-8.
+
+        Returns:
+            (ids, starts, ends), int32, each as `tokenize` gives ids. `starts` and
+            `ends` (excluded) count characters, Unicode code points; the spaces that
+            a token begins with are not its own.
+        """
+        strings = self._checked_strings(inputs)
+        with tf.device("cpu"):
+            texts = tf.reshape(strings, [-1])
+            ids, starts, ends = self._encode_with_offsets(texts)
+            starts, ends = offsets.to_characters(self._read_text(texts), starts, ends)
+        return _in_shape(strings, ids, starts, ends)
+
+    def _checked_strings(self, inputs):
         self._require_vocabulary()
         strings = tf.convert_to_tensor(inputs, tf.string)
         if strings.shape.rank not in (0, 1):
@@ -68,13 +93,11 @@ class DebertaTokenizer(keras_hub.tokenizers.Tokenizer):
                 "inputs must be one string or a batch of them, of rank 0 or 1. "
                 f"Received: shape={strings.shape}"
             )
-        with tf.device("cpu"):
-            ids = self._encode(tf.reshape(strings, [-1]))
-        batch = strings.shape.num_elements()
-        if batch is not None:
-            # TPUs need it, and the string ops lose it.
-            ids.row_splits.set_shape([batch + 1])
-        return ids if strings.shape.rank == 1 else ids.values
+        return strings
+
+    def _read_text(self, strings):
+        """The text whose bytes `_encode_with_offsets` counts."""
+        return strings
 
     def detokenize(self, inputs):
         """Ids to strings; special tokens but the unknown one leave no text.
@@ -279,6 +302,9 @@ class DebertaSentencePieceTokenizer(
     def _encode(self, strings):
         return self._sentence_piece.tokenize(strings)
 
+    def _encode_with_offsets(self, strings):
+        return self._sentence_piece.tokenize_with_offsets(strings)
+
     def _decode(self, ids):
         return self._sentence_piece.detokenize(ids)
 
@@ -366,6 +392,12 @@ class DebertaBytePairTokenizer(DebertaTokenizer):
     def _encode(self, strings):
         return self._encoder.encode(strings)
 
+    def _encode_with_offsets(self, strings):
+        return self._encoder.encode_with_offsets(strings)
+
+    def _read_text(self, strings):
+        return byte_pair.valid_text(strings)
+
     def _decode(self, ids):
         return self._encoder.decode(ids)
 
@@ -390,6 +422,15 @@ def load_tokenizer(path):
         return DebertaSentencePieceTokenizer(path)
     except tf.errors.OpError:
         raise ValueError(f"tokenizer: {path!r} is not a SentencePiece model") from None
+
+
+def _in_shape(strings, *rows):
+    """RaggedTensors (b, None) of strings (b,); of one string, their only rows."""
+    batch = strings.shape.num_elements()
+    for ragged in rows if batch is not None else ():
+        # TPUs need it, and the string ops lose it.
+        ragged.row_splits.set_shape([batch + 1])
+    return rows if strings.shape.rank == 1 else tuple(one.values for one in rows)
 
 
 def _begins_word(text):

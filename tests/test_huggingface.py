@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from deberta_tf.backbone import DebertaBackbone
+from deberta_tf.entity_scorer import DebertaEntityScorer
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
-from deberta_tf.token_tasks import DebertaEntityScorer, DebertaTokenClassifier
+from deberta_tf.token_classifier import DebertaTokenClassifier
 from deberta_tf.tokenizers import (
     DebertaBytePairTokenizer,
     DebertaSentencePieceTokenizer,

@@ -17,8 +17,17 @@ TASKS = {
         backbone, pooler_activation="tanh", pooler_dropout=0.1
     ),
     "entity": lambda backbone: deberta_tf.DebertaEntityScorer(backbone, dropout=0.3),
+    "pair": lambda backbone: deberta_tf.DebertaSpanClassifier(
+        backbone, labels=["other", "same"], dropout=0.1
+    ),
 }
-SHAPES = {"token": (2, 9, 3), "span": (2, 9, 2), "choice": (2, 4), "entity": (2, 3)}
+SHAPES = {
+    "token": (2, 9, 3),
+    "span": (2, 9, 2),
+    "choice": (2, 4),
+    "entity": (2, 3),
+    "pair": (2, 2),
+}
 
 
 def make_inputs(name, num_segments=0):
@@ -34,6 +43,10 @@ def make_inputs(name, num_segments=0):
     if name == "entity":
         inputs["entity_positions"] = np.array(
             [[[1, 2], [4, 0], [0, 0]], [[3, 0], [1, 5], [2, 4]]], "int32"
+        )
+    if name == "pair":
+        inputs["span_positions"] = np.array(
+            [[[1, 3], [4, 5]], [[2, 3], [0, 0]]], "int32"
         )
     return inputs
 
@@ -89,7 +102,9 @@ def test_choices_are_scored_one_by_one():
 def test_a_loss_of_ones_own_trains_it(name):
     task = make_task(name)
     entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    task.compile(keras.optimizers.Adam(1e-2), loss=entropy)
+    task.compile(
+        keras.optimizers.Adam(1e-2), entropy, metrics=None, weighted_metrics=None
+    )
     labels = np.zeros(SHAPES[name][:-1], "int32")
     history = task.fit(make_inputs(name), labels, epochs=12, batch_size=2, verbose=0)
     losses = history.history["loss"]

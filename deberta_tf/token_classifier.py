@@ -1,0 +1,251 @@
+"""Classifies words: named entities, parts of speech."""
+
+import keras
+import keras_hub
+import numpy as np
+import tensorflow as tf
+
+from deberta_tf.embeddings import token_mask
+from deberta_tf.labelled_task import LabelledTask, check_classes
+from deberta_tf.packing import pack_segments
+from deberta_tf.preprocessing import DebertaPreprocessor, as_tensors, inputs_of
+from deberta_tf.task_heads import TokenClassificationHead
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class DebertaTokenClassifierPreprocessor(DebertaPreprocessor):
+    """Sentences of words to rows of ids.
+
+    Each word is tokenised by itself, with a space before it but for the first of a
+    sentence. Its class is asked of its first token. What is too long loses
+    words at its end.
+
+    Args:
+        tokenizer: `DebertaSentencePieceTokenizer` or `DebertaBytePairTokenizer`.
+        sequence_length: int. Tokens a row, special ones included.
+
+    Call arguments:
+        x: words, string RaggedTensor (b, None), or lists of lists of str.
+        y: int RaggedTensor (b, None), the classes of the words; one below 0 does not
+            count. Or None.
+        sample_weight: None.
+
+    Returns:
+        dict of int32 `token_ids`, `padding_mask`, `segment_ids`, each
+        (b, sequence_length). With `y` also int32 (b, sequence_length), the class at the
+        first token of a word and 0 elsewhere, and float32 weights, 1 where a class
+        counts.
+
+    Source: SPEC 9.5.
+    """
+
+    def call(self, x, y=None, sample_weight=None):
+        if sample_weight is not None:
+            raise ValueError("sample_weight must be None: the classes tell which count")
+        packed = pack_words(self.tokenizer, x, self.sequence_length)
+        inputs = inputs_of(packed)
+        if y is None:
+            return inputs
+        labels = as_tensors(y)
+        if not isinstance(labels, tf.RaggedTensor):
+            labels = tf.RaggedTensor.from_tensor(labels)
+        # A word that is cut off has no place.
+        labels = tf.pad(tf.cast(labels, tf.int32).to_tensor(-1), [[0, 0], [0, 1]])
+        word = packed["word"]
+        at = tf.where(word >= 0, word, 0)
+        label = tf.where(word >= 0, tf.gather(labels, at, batch_dims=1), -1)
+        return inputs, tf.maximum(label, 0), tf.cast(label >= 0, tf.float32)
+
+
+def pack_words(tokenizer, words, sequence_length=None, max_length=None):
+    """Packs sentences of words, see `DebertaTokenClassifierPreprocessor`.
+
+    Args:
+        tokenizer: `DebertaTokenizer`.
+        words: string RaggedTensor (b, None), or a dense one, or lists.
+        sequence_length, max_length: int or None, as `pack_segments` takes them.
+
+    Returns:
+        dict as `pack_segments` gives it, and int32 `word` (b, l): the word that a token
+        is the first of, -1 for others.
+    """
+    words = as_tensors(words)
+    if not isinstance(words, tf.RaggedTensor):
+        words = tf.RaggedTensor.from_tensor(tf.convert_to_tensor(words, tf.string))
+    number = tf.ragged.range(words.row_lengths()).with_row_splits_dtype(tf.int64)
+    space = tf.where(number.values > 0, " ", "")
+    ids = tokenizer.tokenize(tf.strings.join([space, words.values]))
+    lengths = {"sequence_length": sequence_length, "max_length": max_length}
+    specials = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
+    packed = pack_segments([_joined(words, ids)], *specials, **lengths)
+    of_word = tf.gather(tf.cast(number.values, tf.int32), ids.value_rowids())
+    at = tf.range(tf.size(ids.values, out_type=tf.int64))
+    is_first = at == tf.gather(ids.row_starts(), ids.value_rowids())
+    first = ids.with_values(tf.where(is_first, of_word, -1))
+    placed = pack_segments([_joined(words, first)], -1, -1, -1, **lengths)
+    return {**packed, "word": placed["token_ids"]}
+
+
+def _joined(words, tokens):
+    """The tokens of words (n, None) as those of their sentences (b, None)."""
+    return words.with_values(tokens).merge_dims(1, 2)
+
+
+@keras.saving.register_keras_serializable("deberta_tf")
+class DebertaTokenClassifier(LabelledTask, keras_hub.models.Task):
+    """Classifies each word of a sentence, at its first token.
+
+    Args:
+        backbone: `DebertaBackbone`.
+        num_classes: int.
+        labels: list of str, names of the classes in the order of the logits.
+        hidden_layer: bool. A dense layer with GELU before the logits, as Microsoft's
+            entity recognition has; Hugging Face has none.
+        dropout: float. Rate before the logits; None: the backbone's.
+        preprocessor: `DebertaTokenClassifierPreprocessor`, or None for ids only.
+
+    Returns:
+        Logits, float32 (b, l, num_classes).
+
+    Example:
+
+    >>> tagger = DebertaTokenClassifier.from_preset("folder", labels=["O", "B", "I"])
+    >>> tagger.fit([["Ada", "Lovelace", "wrote"], ["No", "name"]], [[1, 2, 0], [0, 0]])
+    >>> tagger.tag([["Charles", "Babbage"]])
+    """
+
+    preprocessor_cls = DebertaTokenClassifierPreprocessor
+
+    @property
+    def foreign_class(self):
+        return None if self.head.hidden is not None else "ForTokenClassification"
+
+    def __init__(
+        self,
+        backbone,
+        num_classes=None,
+        labels=None,
+        hidden_layer=False,
+        dropout=None,
+        preprocessor=None,
+        **kwargs,
+    ):
+        if num_classes is None and labels is not None:
+            num_classes = len(labels)
+        check_classes(num_classes, labels)
+        head = TokenClassificationHead(
+            num_classes,
+            backbone.hidden_dim,
+            hidden_layer=hidden_layer,
+            dropout=backbone.dropout if dropout is None else dropout,
+            dtype=backbone.dtype_policy,
+            name="head",
+        )
+        self.num_classes = num_classes
+        super().__init__(backbone, head, preprocessor, **kwargs)
+        self.labels = None if labels is None else list(labels)
+
+    def default_loss(self):
+        return keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction="mean_with_sample_weight"
+        )
+
+    def default_metrics(self):
+        return {
+            "weighted_metrics": [keras.metrics.SparseCategoricalAccuracy("accuracy")]
+        }
+
+    def output_weights(self, inputs):
+        return tf.cast(token_mask(inputs["padding_mask"]), tf.float32)
+
+    def tag(self, sentences, batch_size=32):
+        """The class of every word.
+
+        Args:
+            sentences: list of lists of str, the words.
+            batch_size: int. Sentences at a time.
+
+        Returns:
+            list of lists of str, names of classes ("0", "1" and so on where the task
+            has none). A word without a token has the class "O" where there is one,
+            else the first.
+
+        Raises:
+            ValueError: if the task has no preprocessor.
+        """
+        self.require_preprocessor("tag words")
+        names = self.class_names
+        absent = names.index("O") if "O" in names else 0
+        tags = [np.full(len(sentence), absent) for sentence in sentences]
+        # Of a sentence what is not tagged yet: a long one goes on in another row.
+        todo = [(number, 0) for number, sentence in enumerate(sentences) if sentence]
+        while todo:
+            part, todo = todo[:batch_size], todo[batch_size:]
+            words = [sentences[number][start:] for number, start in part]
+            for (number, start), (at, found) in zip(
+                part, self._classes_of_rows(words), strict=True
+            ):
+                tags[number][start + at] = found
+                end = start + at[-1] + 1 if len(at) else len(sentences[number])
+                if end < len(sentences[number]):
+                    todo.append((number, end))
+        return [[names[index] for index in row] for row in tags]
+
+    def _classes_of_rows(self, words):
+        """For each row of words those that have a token in it, and their classes."""
+        length = self.preprocessor.sequence_length
+        packed = pack_words(self.preprocessor.tokenizer, words, length)
+        classes = self.predict_on_batch(self.inputs_in(packed)).argmax(axis=-1)
+        for row, word in zip(classes, packed["word"].numpy(), strict=True):
+            yield word[word >= 0], row[word >= 0]
+
+    def signatures(self):
+        """`serving_default`: `words` string (b, w), filled up with "", to `labels`
+        string (b, w) and `scores` float32 (b, w), their probabilities; "" and 0 for
+        what fills up or is cut off."""
+        names = tf.constant(self.class_names)
+
+        def tag(words):
+            lengths = _lengths_without_filling(words)
+            sentences = tf.RaggedTensor.from_tensor(words, lengths=lengths)
+            packed = pack_words(
+                self.preprocessor.tokenizer,
+                sentences,
+                max_length=self.preprocessor.sequence_length,
+            )
+            shares = tf.nn.softmax(self(self.inputs_in(packed), training=False))
+            width = tf.shape(words)[1]
+            # Each word from the one place of its first token.
+            at = tf.one_hot(packed["word"], width, axis=1)  # --> shape (b, w, l)
+            there = tf.reduce_any(at > 0, axis=-1)
+            best = tf.gather(
+                tf.argmax(shares, axis=-1), tf.argmax(at, axis=-1), batch_dims=1
+            )
+            score = tf.linalg.matvec(at, tf.reduce_max(shares, axis=-1))
+            return {
+                "labels": tf.where(there, tf.gather(names, best), ""),
+                "scores": score,
+            }
+
+        words = tf.TensorSpec([None, None], tf.string, name="words")
+        return {"serving_default": (tag, [words])}
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "labels": self.labels,
+            "hidden_layer": self.head.hidden is not None,
+            "dropout": self.head.dropout.rate,
+        }
+
+    @classmethod
+    def foreign_arguments(cls, checkpoint, **given):
+        arguments = super().foreign_arguments(checkpoint, **given)
+        return {**arguments, "hidden_layer": checkpoint.holds("proj.")}
+
+
+def _lengths_without_filling(words):
+    """int64 (b,): the words of each row up to the last that is not ""."""
+    place = 1 + tf.range(tf.shape(words, out_type=tf.int64)[1])
+    return tf.reduce_max(tf.where(words != "", place, 0), axis=1)
