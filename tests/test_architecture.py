@@ -21,6 +21,7 @@ LEVELS = [
         "fill_mask",
         "packing",
         "published",
+        "submissions",
         "torch_files",
         "masking",
         "metrics",
