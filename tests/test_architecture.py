@@ -22,6 +22,7 @@ LEVELS = [
         "offsets",
         "packing",
         "published",
+        "submissions",
         "torch_files",
         "masking",
         "metrics",
