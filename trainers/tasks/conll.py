@@ -25,7 +25,8 @@ def read_conll(path):
 
     Returns:
         list of dicts: "tokens"; "ner", unless the lines are of one column; "document",
-        int, where the file has -DOCSTART- lines. TFDS has these names, but no documents.
+        int, where the file has -DOCSTART- lines. The names are TFDS's, whose CoNLL-2003
+        has no documents.
 
     Raises:
         UsageError: if the lines have not all as many columns, or lack a word or tag.

@@ -52,10 +52,9 @@ def find_mention(text, mention, word):
         raise ValueError(f"no word {word} in a text of {len(starts)} words")
     letters = [re.escape(letter) for letter in mention if letter.isalnum()]
     words = [re.escape(part) for part in re.findall(r"\w+", mention)]
-    for pattern in (r"\W*".join(letters), r"\b.*?\b".join(words)):
-        # Whole words first: "he" is in "the" too.
-        for found in (rf"\b{pattern}\b", pattern):
-            spans = _spans(found, text, re.IGNORECASE | re.DOTALL) if letters else []
-            if spans:
-                return min(spans, key=lambda span: abs(span[0] - starts[word]))
+    # Letters whose words are split otherwise, and words apart, only where need be.
+    for pattern in (r"\W+".join(words), r"\W*".join(letters), r"\b.*?\b".join(words)):
+        spans = _spans(rf"\b{pattern}\b", text, re.IGNORECASE | re.DOTALL)
+        if letters and spans:
+            return min(spans, key=lambda span: abs(span[0] - starts[word]))
     raise ValueError(f"{mention!r} is not in the text {text!r:.60}")

@@ -81,7 +81,7 @@ def _record(name, levels, folder):
         labels=LETTERS,
         builder="+".join(f"race/{level}" for level in levels),
         splits={split: split for split in splits},
-        files={split: os.path.join(split, folder) for split in splits},
+        files={split: split + folder for split in splits},
         scores=("accuracy",),
         best_by="accuracy",
         read_file=read_race,
@@ -91,6 +91,6 @@ def _record(name, levels, folder):
 
 RECORDS = (
     _record("race", ("middle", "high"), ""),
-    _record("race_high", ("high",), "high"),
-    _record("race_middle", ("middle",), "middle"),
+    _record("race_high", ("high",), "/high"),
+    _record("race_middle", ("middle",), "/middle"),
 )
