@@ -1,0 +1,1 @@
+"""One record per data set of a task: where its examples are, how they are scored."""
