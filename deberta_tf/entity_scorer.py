@@ -80,8 +80,9 @@ class DebertaEntityScorerPreprocessor(DebertaPreprocessor):
 
         Returns:
             dict of int32 `token_ids`, `padding_mask`, `segment_ids` (w, l),
-            `entity_positions` (w, max_entities, max_entity_length), and `example`
-            (w,), the row of the passages.
+            `entity_positions` (w, max_entities, max_entity_length); `entity_spans`
+            (w, max_entities, 2), the first position of each entity and its last,
+            excluded, or 0; and `example` (w,), the row of the passages.
         """
         return self._pack(x, None, dynamic)
 
@@ -110,9 +111,18 @@ class DebertaEntityScorerPreprocessor(DebertaPreprocessor):
         start, end = positions_of(
             packed["token"], tf.gather(first, rows), tf.gather(last, rows)
         )
-        at = start[..., tf.newaxis] + tf.range(self.max_entity_length)
-        at = tf.where(at < end[..., tf.newaxis], at, 0)
-        return {**packed, "entity_positions": at}
+        spans = tf.stack([start, end], axis=-1)
+        return {
+            **packed,
+            "entity_spans": spans,
+            "entity_positions": self.positions(spans),
+        }
+
+    def positions(self, spans):
+        """`entity_positions` int32 (…, max_entity_length) of first positions and last
+        ones, excluded, int32 (…, 2)."""
+        at = spans[..., :1] + tf.range(self.max_entity_length)
+        return tf.where(at < spans[..., 1:], at, 0)
 
     def get_config(self):
         return {

@@ -41,7 +41,8 @@ def inputs_of(packed, *more):
 
 
 def as_tensors(nest):
-    """Lists of lists that differ in length as RaggedTensors; all else as it is.
+    """Lists of lists as tensors, ragged where these differ in length; all else as it
+    is.
 
     Tuples and dicts are of several inputs, lists are an input.
     """
@@ -50,5 +51,8 @@ def as_tensors(nest):
     if isinstance(nest, tuple):
         return tuple(as_tensors(one) for one in nest)
     if isinstance(nest, list) and nest and isinstance(nest[0], (list, tuple)):
-        return tf.ragged.constant(nest, dtype=None if any(nest) else tf.string)
+        rows = [list(row) for row in nest]
+        if len({len(row) for row in rows}) == 1:
+            return tf.constant(rows)
+        return tf.ragged.constant(rows)
     return nest

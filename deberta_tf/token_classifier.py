@@ -57,13 +57,15 @@ class DebertaTokenClassifierPreprocessor(DebertaPreprocessor):
         return inputs, tf.maximum(label, 0), tf.cast(label >= 0, tf.float32)
 
 
-def pack_words(tokenizer, words, sequence_length=None, max_length=None):
+def pack_words(tokenizer, words, sequence_length=None, max_length=None, begins=None):
     """Packs sentences of words, see `DebertaTokenClassifierPreprocessor`.
 
     Args:
         tokenizer: `DebertaTokenizer`.
         words: string RaggedTensor (b, None), or a dense one, or lists.
         sequence_length, max_length: int or None, as `pack_segments` takes them.
+        begins: bool RaggedTensor (b, None), which words begin a sentence, and so have
+            no space before them. None: the first of each row.
 
     Returns:
         dict as `pack_segments` gives it, and int32 `word` (b, l): the word that a token
@@ -73,7 +75,8 @@ def pack_words(tokenizer, words, sequence_length=None, max_length=None):
     if not isinstance(words, tf.RaggedTensor):
         words = tf.RaggedTensor.from_tensor(tf.convert_to_tensor(words, tf.string))
     number = tf.ragged.range(words.row_lengths()).with_row_splits_dtype(tf.int64)
-    space = tf.where(number.values > 0, " ", "")
+    begins = number.values == 0 if begins is None else begins.values
+    space = tf.where(begins, "", " ")
     ids = tokenizer.tokenize(tf.strings.join([space, words.values]))
     lengths = {"sequence_length": sequence_length, "max_length": max_length}
     specials = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id

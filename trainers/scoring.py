@@ -1,63 +1,56 @@
-"""Scores of predictions, and the files of them, of classifiers and regressions."""
+"""Scores by their names, and the files of predictions."""
 
 import numpy as np
 
 from deberta_tf import files, metrics
 from trainers.scalars import json_line
 
-REGRESSION_SCORES = {
+REGRESSION_SCORES = ("pearson", "spearman")
+CLASS_SCORES = ("accuracy", "macro_f1", "matthews")
+_FUNCTIONS = {
+    "accuracy": metrics.accuracy,
+    "f1": metrics.f1,
+    "macro_f1": metrics.macro_f1,
+    "matthews": metrics.matthews_correlation,
     "pearson": metrics.pearson_correlation,
     "spearman": metrics.spearman_correlation,
 }
-CLASS_SCORES = {
-    "accuracy": metrics.accuracy,
-    "macro_f1": metrics.macro_f1,
-    "matthews": metrics.matthews_correlation,
-}
 
 
-def score(logits, targets):
-    """{name: score}, of classes, or of a regression where there is one logit.
+def score(names, predictions, labels):
+    """{name: score} of class ids, or of numbers: arrays (n,)."""
+    return {name: _FUNCTIONS[name](predictions, labels) for name in names}
+
+
+def write_predictions(path, answers, labels):
+    """A JSON line an example: its answer, and the label where there is one.
 
     Args:
-        logits: float (n, classes), or (n, 1).
-        targets: int (n,) class ids, or float (n,).
+        path: str.
+        answers: list of dicts.
+        labels: list of JSON values, or None.
     """
-    if logits.shape[1] == 1:
-        return {
-            name: function(logits[:, 0], targets)
-            for name, function in REGRESSION_SCORES.items()
-        }
-    predictions = np.argmax(logits, axis=1)
+    if labels is not None:
+        answers = [
+            {**answer, "label": label}
+            for answer, label in zip(answers, labels, strict=True)
+        ]
+    files.atomic_write(path, "".join(map(json_line, answers)))
+
+
+def majority(labels):
+    """Accuracy of always giving the most frequent class of the training examples.
+
+    Args:
+        labels: dict from split, "train" among them, to a list of str, or None.
+    """
+    names, counts = np.unique(labels["train"], return_counts=True)
+    most = str(names[counts.argmax()])
     return {
-        name: function(predictions, targets) for name, function in CLASS_SCORES.items()
+        "label": most,
+        **{
+            split: float(np.mean([label == most for label in own]))
+            for split, own in labels.items()
+            if split != "train" and own is not None
+        },
     }
-
-
-def write_predictions(path, logits, targets, names):
-    """A JSON line an example: row from 1, prediction, scores of the classes, label."""
-    lines = []
-    for row, logit in enumerate(logits.astype(np.float64)):
-        if names is None:
-            line = {"row": row + 1, "prediction": float(logit[0])}
-        else:
-            shares = np.exp(logit - logit.max())
-            shares = (shares / shares.sum()).round(6)
-            line = {"row": row + 1, "prediction": names[int(logit.argmax())]}
-            line["scores"] = dict(zip(names, shares.tolist(), strict=True))
-        if targets is not None:
-            label = targets[row]
-            line["label"] = float(label) if names is None else names[label]
-        lines.append(json_line(line))
-    files.atomic_write(path, "".join(lines))
-
-
-def majority(targets, names):
-    """Accuracy of always saying the most frequent class of the training examples."""
-    counts = np.bincount(targets["train"])
-    scores = {
-        split: float(np.mean(targets[split] == counts.argmax()))
-        for split in ("dev", "test")
-        if split in targets and targets[split] is not None
-    }
-    return {"label": names[int(counts.argmax())], **scores}

@@ -1,0 +1,46 @@
+"""Two marked spans of a text or a pair of texts: WiC and WSC."""
+
+import numpy as np
+import tensorflow as tf
+
+from deberta_tf.span_classifier import (
+    DebertaSpanClassifier,
+    DebertaSpanClassifierPreprocessor,
+)
+from trainers.kinds.encoded import Encoded, class_ids, in_chunks
+from trainers.kinds.text import class_answers, class_scores
+
+
+def make_task(setup, backbone, tokenizer):
+    return DebertaSpanClassifier(
+        backbone,
+        labels=setup.names,
+        dropout=setup.config.classifier_dropout,
+        preprocessor=DebertaSpanClassifierPreprocessor(
+            tokenizer, setup.config.sequence_length
+        ),
+    )
+
+
+def encode(setup, task, examples):
+    columns = examples.columns
+    segments = [name for name in ("text", "text_pair") if name in columns]
+
+    def pack(spans, *texts):
+        places = np.array(spans, np.int32)
+        x = {
+            name: tf.constant(text) for name, text in zip(segments, texts, strict=True)
+        }
+        x |= {"span_starts": places[..., 0], "span_ends": places[..., 1]}
+        return task.inputs_in(task.preprocess_samples(x))
+
+    inputs = in_chunks(pack, columns["spans"], *(columns[name] for name in segments))
+    return Encoded(inputs, class_ids(setup, examples))
+
+
+def answers(setup, outputs, encoded, examples):
+    return class_answers(setup, outputs, examples)
+
+
+def score(setup, answers, examples):
+    return class_scores(setup, answers, examples)

@@ -1,0 +1,158 @@
+"""Spans that answer questions: SQuAD 1.1 and 2.0."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from deberta_tf.answer_metrics import squad_scores
+from deberta_tf.question_answering import (
+    DebertaQuestionAnswering,
+    DebertaQuestionAnsweringPreprocessor,
+)
+from deberta_tf.windows import best_spans
+from trainers.kinds.encoded import Encoded, answer_column, in_chunks, softmax
+
+# Spans that are kept of each window, and of each question.
+NUM_BEST = 20
+OVERLAP = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Which question a row is of, int (w,), and the characters of its tokens in the
+    context, int (w, l), -1 where they are none of it."""
+
+    example: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+
+def make_task(setup, backbone, tokenizer):
+    config = setup.config
+    return DebertaQuestionAnswering(
+        backbone,
+        DebertaQuestionAnsweringPreprocessor(
+            tokenizer,
+            config.sequence_length,
+            OVERLAP if config.window_overlap is None else config.window_overlap,
+        ),
+        no_answer_threshold=0.0 if has_unanswerable(setup) else None,
+        max_answer_length=config.max_answer_length,
+    )
+
+
+def has_unanswerable(setup):
+    """Whether some questions have no answer."""
+    return setup.record.name == "squad2"
+
+
+def encode(setup, task, examples):
+    columns = examples.columns
+
+    def pack(questions, contexts):
+        return task.preprocessor.windows(tf.constant(questions), tf.constant(contexts))
+
+    packed = in_chunks(pack, columns["question"], columns["context"])
+    places = Windows(packed["example"], packed["starts"], packed["ends"])
+    targets = None
+    if "answers" in columns:
+        spans = [
+            # Of several annotators the first.
+            (starts[0], starts[0] + len(texts[0])) if texts else (0, 0)
+            for texts, starts in zip(
+                columns["answers"], columns["answer_starts"], strict=True
+            )
+        ]
+        targets = positions(places, np.array(spans))
+    return Encoded(task.inputs_in(packed), targets, places=places)
+
+
+def positions(places, spans):
+    """The first and the last token of each answer, int32 (w, 2).
+
+    Both 0, that of [CLS], where there is none or the window has not all of it.
+    """
+    start, end = (spans[places.example, i][:, None] for i in range(2))
+    is_context = places.starts >= 0
+    touched = is_context & (places.ends > start) & (places.starts < end)
+    before = is_context & (places.starts <= start)
+    after = is_context & (places.ends >= end)
+    whole = touched.any(axis=1) & before.any(axis=1) & after.any(axis=1)
+    first = touched.argmax(axis=1)
+    last = touched.shape[1] - 1 - touched[:, ::-1].argmax(axis=1)
+    found = np.stack([first, last], axis=1)
+    return np.where(whole[:, None], found, 0).astype(np.int32)
+
+
+def answers(setup, outputs, encoded, examples):
+    """The likeliest spans over all windows, their texts as `scores`."""
+    places = encoded.places
+    count = len(outputs)
+    best = _best(outputs, places.starts[:count] >= 0, setup.config.max_answer_length)
+    found, nothing = {}, {}
+    for row, (example, logits) in enumerate(
+        zip(places.example[:count].tolist(), outputs, strict=True)
+    ):
+        none = float(logits[0].sum())
+        nothing[example] = min(none, nothing.get(example, none))
+        spans = found.setdefault(example, {})
+        context = examples.columns["context"][example]
+        for start, end, score in zip(*(one[row] for one in best), strict=True):
+            if score < -1e8:
+                break  # There are no more.
+            text = context[places.starts[row, start] : places.ends[row, end - 1]]
+            spans[text] = max(float(score), spans.get(text, -np.inf))
+    return [
+        _answer(setup, name, found[example], nothing[example])
+        for example, name in enumerate(examples.columns["id"])
+        if example in found
+    ]
+
+
+def _best(logits, is_context, max_length):
+    """Arrays (w, NUM_BEST) of starts, ends and scores."""
+    count = min(NUM_BEST, logits.shape[1])
+    parts = [
+        [
+            one.numpy()
+            for one in best_spans(
+                logits[at : at + 64], is_context[at : at + 64], max_length, count
+            )
+        ]
+        for at in range(0, len(logits), 64)
+    ]
+    return [np.concatenate(one) for one in zip(*parts, strict=True)]
+
+
+def _answer(setup, name, spans, nothing):
+    kept = sorted(spans, key=spans.get, reverse=True)[:NUM_BEST]
+    text = kept[0] if kept else ""
+    margin = nothing - spans[text] if kept else 0.0
+    answer = {"id": name, "prediction": text}
+    if has_unanswerable(setup):
+        spans = {**spans, "": nothing}
+        kept = [*kept, ""]
+        answer["no_answer_score"] = margin
+        # What it would be if it had to be one.
+        answer["best_text"] = text
+        if margin > setup.config.no_answer_threshold:
+            answer["prediction"] = ""
+    shares = softmax(np.array([spans[one] for one in kept])) if kept else np.ones(0)
+    answer["scores"] = dict(zip(kept, np.round(shares, 6).tolist(), strict=True))
+    return answer
+
+
+def score(setup, answers, examples):
+    """The official scores, with the best thresholds of SQuAD 2.0."""
+    columns = examples.columns
+    wanted = dict(zip(columns["id"], answer_column(setup, examples), strict=True))
+    wanted = {one["id"]: wanted[one["id"]] for one in answers}
+    if not has_unanswerable(setup):
+        return squad_scores({one["id"]: one["prediction"] for one in answers}, wanted)
+    return squad_scores(
+        {one["id"]: one["best_text"] for one in answers},
+        wanted,
+        {one["id"]: one["no_answer_score"] for one in answers},
+        setup.config.no_answer_threshold,
+    )
