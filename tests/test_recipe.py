@@ -7,7 +7,7 @@ import pytest
 from deberta_tf.files import UsageError
 from deberta_tf.published import PUBLISHED_SIZES
 from tests.small_models import make_backbone
-from trainers.finetune import FinetuneConfig
+from trainers.finetune_config import FinetuneConfig
 from trainers.recipe import PATH, SIZES, read_recipes, recipe, size_of, source, start
 from trainers.recipe import tasks as recipe_tasks
 

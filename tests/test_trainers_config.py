@@ -7,7 +7,7 @@ import pytest
 
 from deberta_tf.files import UsageError
 from trainers import config
-from trainers.finetune import FinetuneConfig
+from trainers.finetune_config import FinetuneConfig
 from trainers.pretrain import PretrainConfig
 
 # Without finetune.yaml, the table of all tasks: tests/test_recipe.py.

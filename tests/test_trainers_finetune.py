@@ -17,8 +17,10 @@ from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.tasks import DebertaTextClassifier
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
 from tests.test_trainers_run import at_step
-from trainers import finetune, scoring
+from trainers import finetune
 from trainers.config import field_help, parse
+from trainers.finetune_config import FinetuneConfig
+from trainers.kinds.encoded import Encoded
 
 ANIMATE = ("captain", "sister", "cat", "nobody", "jury")
 
@@ -81,14 +83,22 @@ def flags(preset, data, model_dir, **settings):
 
 
 def config_of(preset, data, model_dir="unused", **settings):
-    return parse(finetune.FinetuneConfig, flags(preset, data, model_dir, **settings))
+    return parse(FinetuneConfig, flags(preset, data, model_dir, **settings))
+
+
+def setup_of(config):
+    return finetune.make_setup(config, finetune.read_splits(config)["train"])
+
+
+def build_task(config):
+    return finetune.build_task(setup_of(config))
 
 
 def prepared(config):
     splits = finetune.read_splits(config)
-    names = None if config.regression else finetune.class_names(config, splits["train"])
-    task = finetune.build_task(config, names)
-    return task, names, finetune.encode_splits(config, task, splits, names)
+    setup = finetune.make_setup(config, splits["train"])
+    task = finetune.build_task(setup)
+    return task, setup, finetune.encode_splits(setup, task, splits)
 
 
 def json_lines(path):
@@ -108,7 +118,7 @@ def test_a_run_keeps_its_best_and_scores_it_on_dev_and_test(preset, data, tmp_pa
     assert set(history) == {4, 8, 12, 15}
 
     predictions = json_lines(tmp_path / "predictions-test.jsonl")
-    assert [line["row"] for line in predictions] == list(range(1, 28))
+    assert [line["id"] for line in predictions] == list(range(27))
     right = np.mean([line["prediction"] == line["label"] for line in predictions])
     assert results["test"]["accuracy"] == pytest.approx(right)
     assert results["majority_class"]["label"] in ("yes", "no")
@@ -126,18 +136,19 @@ def test_it_learns_and_a_shuffled_control_does_not(preset, data, tmp_path):
     losses = {}
     for name in ("right", "shuffled"):
         config = config_of(preset, data, epochs=20, learning_rate=0.01)
-        task, _, encoded = prepared(config)
+        task, setup, encoded = prepared(config)
         train = encoded["train"]
         if name == "shuffled":
             order = np.random.default_rng(0).permutation(len(train))
-            train = finetune.Encoded(train.inputs, train.targets[order])
+            train = Encoded(train.inputs, train.targets[order])
         schedule = finetune.run.make_schedule(config, 100, 10)
         optimizer = finetune.run.make_optimizer(config, schedule)
         finetune.run.compile_task(task, config, optimizer)
-        batches = finetune.training_batches(config, train, 0, 100)
+        batches = finetune.training_batches(setup, task, train, 0, 100)
         task.fit(batches, shuffle=False, verbose=0)
         logits = finetune.predict(config, task, encoded["dev"].inputs)
-        losses[name] = scoring.score(logits, encoded["dev"].targets)["accuracy"]
+        found = logits.argmax(axis=1)
+        losses[name] = metrics.accuracy(found, encoded["dev"].targets)
     assert losses["right"] > 0.9
     assert losses["shuffled"] < 0.8
 
@@ -203,8 +214,8 @@ def test_frozen_layers_stay_and_the_others_move(preset, data, tmp_path, frozen):
 
 def test_without_its_weights_a_preset_gives_its_geometry(preset, data):
     config = config_of(preset, data, load_weights="false")
-    fresh = finetune.build_task(config, ["no", "yes"])
-    loaded = finetune.build_task(config_of(preset, data), ["no", "yes"])
+    fresh = build_task(config)
+    loaded = build_task(config_of(preset, data))
     assert fresh.backbone.get_config()["hidden_dim"] == 16
     assert fresh.count_params() == loaded.count_params()
     source = DebertaBackbone.from_preset(preset)
@@ -229,9 +240,9 @@ def test_predictions_are_in_order_whatever_the_batch(preset, data, batch_size):
 
 def test_an_epoch_trains_on_every_example_once(preset, data):
     config = config_of(preset, data, batch_size=6)
-    _, _, encoded = prepared(config)
+    task, setup, encoded = prepared(config)
     train = encoded["train"]
-    steps = finetune.training_batches(config, train, 0, 10).as_numpy_iterator()
+    steps = finetune.training_batches(setup, task, train, 0, 10).as_numpy_iterator()
     inputs, targets = zip(*steps, strict=True)
     seen = np.concatenate([batch["token_ids"] for batch in inputs])
     as_rows = lambda ids, ys: sorted(  # noqa: E731
@@ -264,9 +275,11 @@ def test_pairs_are_packed_into_one_row(preset, data):
     task, _, encoded = prepared(config)
     tokenizer = task.preprocessor.tokenizer
     row = encoded["dev"].inputs["token_ids"][0].tolist()
-    first, second = finetune.read_splits(config)["dev"].texts
+    columns = finetune.read_splits(config)["dev"].columns
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    a, b = (tokenizer(texts[0]).numpy().tolist() for texts in (first, second))
+    a, b = (
+        tokenizer(columns[name][0]).numpy().tolist() for name in ("text", "text_pair")
+    )
     expected = [cls, *a, sep, *b, sep]
     assert len(expected) <= 64, "nothing is cut"
     assert row == expected + [0] * (64 - len(expected))
@@ -282,13 +295,13 @@ def test_a_test_set_without_labels_is_predicted_but_not_scored(preset, data, tmp
     assert results["test"] is None
     assert set(results["majority_class"]) == {"label", "dev"}
     lines = json_lines(tmp_path / "model" / "predictions-test.jsonl")
-    assert [set(line) for line in lines] == [{"row", "prediction", "scores"}] * 2
+    assert [set(line) for line in lines] == [{"id", "prediction", "scores"}] * 2
 
 
 def test_declared_labels_give_the_order_of_the_classes(preset, data):
     config = config_of(preset, data, labels="yes,maybe,no")
-    task, names, encoded = prepared(config)
-    assert task.labels == names == ["yes", "maybe", "no"]
+    task, setup, encoded = prepared(config)
+    assert task.labels == setup.names == ["yes", "maybe", "no"]
     assert set(encoded["train"].targets) == {0, 2}
 
 
@@ -308,13 +321,13 @@ def test_weights_of_another_vocabulary_are_refused(preset, data, tmp_path):
     settings = {"tokenizer": preset}
     config = config_of(tmp_path / "large", data, **settings)
     with pytest.raises(files.UsageError, match="1,200 rows: they are not of one"):
-        finetune.build_task(config, ["no", "yes"])
+        build_task(config)
     fresh = config_of(tmp_path / "large", data, **settings, load_weights="false")
-    assert finetune.build_task(fresh, ["no", "yes"]).num_classes == 2
+    assert build_task(fresh).num_classes == 2
 
 
 def test_every_setting_has_its_help():
-    config = finetune.FinetuneConfig
+    config = FinetuneConfig
     assert set(field_help(config)) == set(config.__dataclass_fields__)
 
 
@@ -332,7 +345,18 @@ def test_every_setting_has_its_help():
         ({"labels": "yes"}, "labels must be two or more different names"),
         ({"sequence_length": 2}, "sequence_length must be at least 3"),
         ({"regression": "true"}, "has label '(yes|no)' in row 1; a regression needs"),
-        ({"best_by": "f1"}, "best_by must be one of accuracy, macro_f1, matthews"),
+        (
+            {"best_by": "f1"},
+            "best_by must be one of accuracy, macro_f1, matthews, mean",
+        ),
+        ({"task": "mnl"}, "no task 'mnl'; there are 'mnli'"),
+        (
+            {"task": "rte", "text_columns": "text"},
+            "text_columns is for texts of yours, without --task",
+        ),
+        ({"data_dir": "glue"}, "data_dir is nothing without --task"),
+        ({"train": None}, "--train is missing: name a file, or a --task"),
+        ({"seeds": 0}, "seeds must be at least 1"),
         ({"epochs": 0}, "epochs must be above 0"),
         ({"warmup_fraction": 1}, r"warmup_fraction must be in \[0, 1\)"),
         ({"sift_weight": 3}, "sift_weight is nothing without --sift"),
@@ -371,7 +395,7 @@ def test_more_tokens_than_absolute_positions_are_refused(data, tmp_path, preset)
     task = DebertaMaskedLM(backbone, DebertaMaskedLMPreprocessor(tokenizer, 16))
     task.save_to_preset(folder)
     with pytest.raises(ValueError, match="max_sequence_length=16, a sequence of 24"):
-        finetune.build_task(config_of(folder, data), ["no", "yes"])
+        build_task(config_of(folder, data))
 
 
 def test_a_vocabulary_larger_than_the_table_is_refused(data, tmp_path, preset):
@@ -379,7 +403,7 @@ def test_a_vocabulary_larger_than_the_table_is_refused(data, tmp_path, preset):
     DebertaBackbone(50, 1, 2, 16, 32).save_to_preset(folder)
     config = config_of(folder, data, tokenizer=preset)
     with pytest.raises(ValueError, match="a tokenizer of 101, vocabulary_size=50"):
-        finetune.build_task(config, ["no", "yes"])
+        build_task(config)
 
 
 def test_one_class_alone_is_refused(preset, data, tmp_path):

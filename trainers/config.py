@@ -23,13 +23,15 @@ _NOTHING = ("none", "null")
 _BOOLEANS = {"true": True, "false": False}
 
 
-def parse(config_class, argv=None):
+def parse(config_class, argv=None, complete=None):
     """Builds a `config_class` from the defaults, `--config FILE`, then the flags.
 
     Args:
         config_class: frozen dataclass. Fields are of type int, float, bool, str,
             tuple[str, ...] (in flags: separated by commas), or one of these `| None`.
         argv: list of str; None: the command line's.
+        complete: callable from the settings that are given, as they are written, to a
+            dict of others, that take the place of defaults.
 
     Raises:
         UsageError: for an unknown or missing setting, or a value of another type.
@@ -37,6 +39,8 @@ def parse(config_class, argv=None):
     flags = _read_flags(config_class, argv)
     path = flags.pop("config", None)
     given = {**(_read_yaml(path, config_class) if path else {}), **flags}
+    if complete is not None:
+        given = {**complete(given), **given}
     fields = dataclasses.fields(config_class)
     for field in fields:
         if field.name not in given and _is_required(field):

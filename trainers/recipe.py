@@ -73,7 +73,7 @@ def size_of(backbone_config):
     """The published size that a backbone is of.
 
     Args:
-        backbone_config: dict, `get_config()` of a `DebertaBackbone`.
+        backbone_config: dict, arguments of a `DebertaBackbone`.
 
     Returns:
         str, one of `SIZES`; None: its layers, widths, vocabulary or kind of attention
@@ -82,7 +82,8 @@ def size_of(backbone_config):
     names = {name for size in PUBLISHED_SIZES.values() for name in size}
     parameters = inspect.signature(DebertaBackbone).parameters
     defaults = {name: parameters[name].default for name in names}
-    found = {name: _comparable(backbone_config.get(name)) for name in names}
+    given = {**defaults, **backbone_config}
+    found = {name: _comparable(given[name]) for name in names}
     for size in SIZES:
         wanted = {**defaults, **PUBLISHED_SIZES[size]}
         if all(_comparable(wanted[name]) == found[name] for name in names):

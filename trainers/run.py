@@ -107,14 +107,24 @@ def begin(config):
         UsageError: if `model_dir` holds a run of other settings.
     """
     print(json.dumps(as_json(config), indent=2), flush=True)
-    finished = os.path.exists(os.path.join(config.model_dir, RESULTS_FILE))
+    finished = is_finished(config)
     if finished or _has_checkpoint(config):
         saved = _read_json(config, CONFIG_FILE)["settings"]
         _refuse_changes(config, changed_settings(saved, config, MAY_CHANGE))
     if finished and not config.dry_run:
-        results = json.dumps(_read_json(config, RESULTS_FILE), indent=2)
+        results = json.dumps(read_results(config), indent=2)
         print(f"{config.model_dir} is finished; its results:\n{results}")
     return finished and not config.dry_run
+
+
+def is_finished(config):
+    """Whether the run of these settings is through."""
+    return os.path.exists(os.path.join(config.model_dir, RESULTS_FILE))
+
+
+def read_results(config):
+    """What `finish` wrote."""
+    return _read_json(config, RESULTS_FILE)
 
 
 def make_schedule(config, total_steps, warmup_steps):
