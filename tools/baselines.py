@@ -23,7 +23,7 @@ from tools.linear_probe import read_labelled
 
 # Inverse strengths of the regularisation that dev chooses from.
 TEXT_STRENGTHS = (1.0, 10.0, 100.0)
-WORD_STRENGTHS = (0.1, 1.0)
+WORD_STRENGTHS = (1.0, 3.0)
 LONGEST_NGRAM = 5
 
 

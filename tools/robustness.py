@@ -23,7 +23,9 @@ def conditions():
     for name, noise in NOISES.items():
         for share in SHARES:
             # Bound now, not when called.
-            found[f"{share:.0%} {name}"] = lambda text, n=noise, s=share: n(text, s)
+            found[f"{100 * share:.0f} % {name}"] = lambda text, n=noise, s=share: n(
+                text, s
+            )
     return found
 
 

@@ -91,6 +91,10 @@ def parse(argv, description, name):
         raise files.UsageError(
             f"--num_workers must be at least 1; got {options.num_workers}"
         )
+    if os.path.realpath(options.dir) == os.path.realpath(options.demo):
+        raise files.UsageError(
+            f"--dir and --demo must differ; got {options.dir!r} twice"
+        )
     return options
 
 
