@@ -16,12 +16,16 @@ from collections.abc import Callable
 from deberta_tf import files
 from tools import demo
 from tools.evaluation_data import DATA_SETS, split_path
-from tools.stages import StageError, module_stage, run_chains, run_stages
+from tools.stages import (
+    ONE_THREAD,
+    StageError,
+    module_stage,
+    run_chains,
+    run_stages,
+)
 
 # Stages of the demo up to its pretrained model.
 PRETRAINING_STAGES = 4
-# A run on each core is faster than one run on both.
-ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 TEXTS = {
     "text_columns": "text",
     "label_column": "label",
