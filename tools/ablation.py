@@ -18,7 +18,13 @@ import signal
 from deberta_tf import files
 from tools import ablation_report
 from tools.demo import data_stages, end
-from tools.stages import StageError, module_stage, run_chains, run_stages
+from tools.stages import (
+    ONE_THREAD,
+    StageError,
+    module_stage,
+    run_chains,
+    run_stages,
+)
 
 SEQUENCE_LENGTH = 128
 HELD_OUT_FRACTION = 0.02
@@ -50,8 +56,6 @@ MODELS = {
     "rtd_nes": {"objective": "replaced_token", "embedding_sharing": "nes"},
     "rtd_gdes": {"objective": "replaced_token", "embedding_sharing": "gdes"},
 }
-# A run on each core is faster than one run on both.
-ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 # What replaced tokens stand beside in the paper's table is the masked LM.
 PROBED = ("deberta", "rtd_es", "rtd_nes", "rtd_gdes")
 PROBE_SEQUENCE_LENGTH = 64

@@ -16,7 +16,7 @@ matplotlib.use("agg")
 from matplotlib import pyplot
 
 from deberta_tf import files
-from tools.documents import put_table
+from tools.documents import markdown_table, put_table, spread
 
 BASELINE = "deberta"
 # Names of the paper; the order of table and plots.
@@ -141,7 +141,6 @@ def _table(kind, columns, key, records):
     if not models:
         return None
     lines = [[kind, "seeds", *columns, f"difference to {TITLES[BASELINE]}"]]
-    lines.append(["---"] * len(lines[0]))
     digits = next(iter(columns.values()))[1]
     for model in models:
         own = [record for record in records if record["model"] == model]
@@ -152,7 +151,7 @@ def _table(kind, columns, key, records):
         differences = list(paired(records, model, key).values())
         compared = "" if model == BASELINE else spread(differences, digits, sign="+")
         lines.append([TITLES[model], str(len(own)), *cells, compared])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(lines)
 
 
 def paired(records, model, key):
@@ -168,17 +167,6 @@ def paired(records, model, key):
         for seed, value in values[model].items()
         if seed in values[BASELINE]
     }
-
-
-def spread(values, digits, sign=""):
-    """Mean ± sample standard deviation, as text; no deviation of a single value."""
-    values = [value for value in values if value is not None]
-    if not values:
-        return ""
-    mean = f"{statistics.mean(values):{sign}.{digits}f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def draw_losses(records, path):
@@ -199,7 +187,7 @@ def draw_losses(records, path):
     right.axhline(0, color="black", linewidth=0.8)
     right.set_ylabel("difference to DeBERTa, nats")
     right.set_title("At the end, by seed: below 0 is better")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_curves(axes, records):
@@ -233,7 +221,7 @@ def draw_probes(records, path):
     draw_dots(axes, values)
     axes.set_ylabel("test accuracy")
     axes.set_title("Linear classifier on frozen features: runs and mean")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_dots(axes, values):
@@ -254,7 +242,8 @@ def _models_of(records):
     return [model for model in TITLES if any(r["model"] == model for r in records)]
 
 
-def _save(figure, path):
+def save_figure(figure, path):
+    """Writes a figure of `pyplot` as PNG, whole or not at all, and closes it."""
     temporary = f"{path}.new"
     figure.savefig(temporary, format="png", dpi=120)
     pyplot.close(figure)

@@ -29,13 +29,13 @@ def main(argv=None):
         files.atomic_write(os.path.join(folder, "text.txt"), "\n".join(texts) + "\n")
         print(f"{len(texts):,} reviews, {sum(map(len, texts)):,} characters")
         for split, rows in read_prompts().items():
-            files.atomic_write(os.path.join(folder, f"{split}.csv"), _to_csv(rows))
+            files.atomic_write(os.path.join(folder, f"{split}.csv"), to_csv(rows))
             print(f"{split}: {len(rows):,} prompts")
 
 
 def read_reviews():
     """Distinct reviews, one string each, without line breaks and markup."""
-    rows = _read_rows(*REVIEWS, columns=("text",))
+    rows = read_rows(*REVIEWS, columns=("text",))
     texts = (" ".join(re.sub(r"<br ?/?>", " ", row["text"]).split()) for row in rows)
     return list(dict.fromkeys(text for text in texts if text))
 
@@ -48,14 +48,19 @@ def read_prompts():
     requirement, member = PROMPTS
     splits = {}
     for split, name in SPLITS.items():
-        rows = _read_rows(requirement, member.format(split=name), ("text", "label"))
+        rows = read_rows(requirement, member.format(split=name), ("text", "label"))
         splits[split] = [(row["text"], LABELS[row["label"]]) for row in rows]
     held_out = {text for split in ("dev", "test") for text, _ in splits[split]}
     splits["train"] = [row for row in splits["train"] if row[0] not in held_out]
     return splits
 
 
-def _read_rows(requirement, member, columns):
+def read_rows(requirement, member, columns):
+    """Rows of a CSV file in a package, dicts of str.
+
+    Raises:
+        UsageError: if it lacks one of the columns.
+    """
     text = read_member(requirement, member).decode("utf-8-sig")
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     missing = [name for name in columns if not rows or name not in rows[0]]
@@ -65,7 +70,8 @@ def _read_rows(requirement, member, columns):
     return rows
 
 
-def _to_csv(rows):
+def to_csv(rows):
+    """The text of a CSV file of (text, label) pairs."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([("text", "label"), *rows])
     return text.getvalue()

@@ -1,6 +1,7 @@
 """Tables in documents that commands keep: between two marks, what a command printed."""
 
 import re
+import statistics
 
 from deberta_tf import files
 
@@ -24,3 +25,27 @@ def put_table(path, name, table):
     pattern = re.escape(before) + ".*?" + re.escape(after)
     block = f"{before}{table}\n{after}"
     files.atomic_write(path, re.sub(pattern, lambda _: block, text, flags=re.DOTALL))
+
+
+def markdown_table(lines):
+    """A table of lines of cells, str; the first line is its head."""
+    head, *rest = lines
+    lines = [head, ["---"] * len(head), *rest]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(values, digits, sign=""):
+    """Mean ± sample standard deviation, as text; no deviation of a single value.
+
+    Args:
+        values: list of float or None, which is left out; of nothing: "".
+        digits: int, after the point.
+        sign: "+" for one before positive means, too.
+    """
+    values = [value for value in values if value is not None]
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):{sign}.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}"

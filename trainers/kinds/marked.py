@@ -1,6 +1,5 @@
 """Two marked spans of a text or a pair of texts: WiC and WSC."""
 
-import numpy as np
 import tensorflow as tf
 
 from deberta_tf.span_classifier import (
@@ -27,7 +26,7 @@ def encode(setup, task, examples):
     segments = [name for name in ("text", "text_pair") if name in columns]
 
     def pack(spans, *texts):
-        places = np.array(spans, np.int32)
+        places = tf.constant(spans, tf.int32)
         x = {
             name: tf.constant(text) for name, text in zip(segments, texts, strict=True)
         }
