@@ -33,6 +33,7 @@ LEVELS = [
     },
     {
         "tokenizer_folders",
+        "base_tokenizer",
         "tokenizers",
         "rows",
         "answer_metrics",

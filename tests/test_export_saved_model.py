@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -5,9 +6,12 @@ import tensorflow as tf
 
 from deberta_tf import (
     DebertaBackbone,
+    DebertaQuestionAnswering,
     DebertaSentencePieceTokenizer,
     DebertaTextClassifier,
     DebertaTextClassifierPreprocessor,
+    DebertaTokenClassifier,
+    DebertaTokenClassifierPreprocessor,
 )
 from deberta_tf.files import run_command
 from tools import export_saved_model
@@ -33,6 +37,44 @@ def test_the_command_writes_a_version_that_answers(preset, tmp_path, capsys):
     served = tf.saved_model.load(os.path.join(output, "1"))
     answer = served.signatures["serving_default"](text=tf.constant(["nobody"]))
     assert answer["label"].numpy()[0] in (b"calm", b"loud")
+
+
+def test_any_task_is_exported(tmp_path, sentencepiece_proto):
+    tokenizer = DebertaSentencePieceTokenizer(sentencepiece_proto)
+    task = DebertaTokenClassifier(
+        DebertaBackbone(104, 1, 2, 8, 8, bucket_size=8, max_sequence_length=16),
+        labels=["O", "B"],
+        preprocessor=DebertaTokenClassifierPreprocessor(tokenizer, 16),
+    )
+    task.save_to_preset(str(tmp_path / "preset"))
+    output = str(tmp_path / "served")
+    export_saved_model.main(["--preset", str(tmp_path / "preset"), "--output", output])
+    served = tf.saved_model.load(os.path.join(output, "1"))
+    words = tf.constant([["nobody", "sold"]])
+    labels = served.signatures["serving_default"](words=words)["labels"].numpy()
+    assert {*labels.flat} <= {b"O", b"B"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [
+        ("DebertaV2ForQuestionAnswering", DebertaQuestionAnswering),
+        ("DebertaForSequenceClassification", DebertaTextClassifier),
+    ],
+)
+def test_folders_of_hugging_face_name_their_task(tmp_path, architecture, expected):
+    config = json.dumps({"architectures": [architecture]})
+    (tmp_path / "config.json").write_text(config)
+    assert export_saved_model.task_class(str(tmp_path)) is expected
+
+
+def test_a_backbone_alone_is_one_line(tmp_path, capsys):
+    folder = str(tmp_path / "backbone")
+    DebertaBackbone(104, 1, 2, 8, 8).save_to_preset(folder)
+    command = ["--preset", folder, "--output", str(tmp_path / "served")]
+    with pytest.raises(SystemExit, match="2"):
+        run_command(export_saved_model.main, command)
+    assert "holds a backbone: nothing is served" in capsys.readouterr().err
 
 
 def test_an_existing_version_is_one_line(preset, tmp_path, capsys):

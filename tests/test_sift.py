@@ -53,7 +53,7 @@ def divergence_by_hand(name, one, other, inputs):
     one, other = np.array(one, np.float64), np.array(other, np.float64)
     pairs = []
     for row in range(len(one)):
-        if name in ("classifier", "choice", "regression"):
+        if name in ("classifier", "choice", "regression", "pair"):
             pairs.append((one[row], other[row]))
             continue
         real = np.flatnonzero(inputs["padding_mask"][row])
