@@ -74,6 +74,22 @@ def test_a_checkpoint_is_brought_tuned_and_taken_back(hub, capsys):
 
 
 @pytest.mark.filterwarnings(
+    "ignore:The preset has no head for Deberta:UserWarning",
+    "ignore:Hugging Face's library has no class with this head:UserWarning",
+)
+def test_words_are_tagged_and_questions_answered(hub, capsys):
+    (block,) = blocks("Tasks")
+    scope = {}
+    exec(block, scope)
+    (tags,) = scope["tagger"].tag([["Charles", "Babbage", "did"]])
+    assert len(tags) == 3
+    assert {*tags} <= {"O", "B-PER", "I-PER"}
+    answer = scope["answer"]
+    assert answer.text == scope["contexts"][0][answer.start : answer.end]
+    assert (hub / "reader" / "1" / "saved_model.pb").is_file()
+
+
+@pytest.mark.filterwarnings(
     "ignore:The preset has no head for DebertaTextClassifier:UserWarning",
     "ignore:Hugging Face's library has no class with this head:UserWarning",
 )
