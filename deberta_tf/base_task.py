@@ -138,25 +138,31 @@ class DebertaTask(StrategyFit, ServingExport, writer.HuggingFaceSaving):
         """Of a packed row what the model takes."""
         return {name: packed[name] for name in self.input}
 
-    def fit(self, x=None, y=None, batch_size=None, shuffle=True, **kwargs):
+    def fit(self, x=None, y=None, batch_size=None, *, shuffle=True, **kwargs):
         """`keras.Model.fit` on raw inputs or ids; arrays and lists are shuffled.
 
         On several replicas, or with accumulation, their last batch is left out where it
         is not full; what is in it differs from epoch to epoch.
         """
         x, y = as_tensors(x), as_tensors(y)
-        if isinstance(kwargs.get("validation_data"), tuple):
-            kwargs["validation_data"] = as_tensors(kwargs["validation_data"])
-        split = kwargs.get("validation_split")
+        weights = kwargs.pop("sample_weight", None)
+        held_out = kwargs.pop("validation_data", None)
+        split = kwargs.pop("validation_split", None)
         arrays = (list, tuple, dict, np.ndarray, tf.Tensor, tf.RaggedTensor)
-        if shuffle and not split and isinstance(x, arrays):
+        if isinstance(held_out, (list, tuple)):
+            held_out = _examples(*as_tensors(tuple(held_out))).batch(batch_size or 32)
+        if isinstance(x, arrays):
             # KerasHub would hand arrays on in their order.
-            weights = kwargs.pop("sample_weight", None)
-            samples = keras.utils.pack_x_y_sample_weight(x, y, weights)
-            x = tf.data.Dataset.from_tensor_slices(samples)
-            x = x.shuffle(x.cardinality())
+            x = _examples(x, y, weights)
+            if split:
+                num_training = int(len(x) * (1 - split))
+                held_out = x.skip(num_training).batch(batch_size or 32)
+                x = x.take(num_training)
+            if shuffle:
+                x = x.shuffle(x.cardinality())
             x = x.batch(batch_size or 32, drop_remainder=self.num_parts > 1)
-            y = batch_size = None
+            y = weights = batch_size = None
+        kwargs |= {"sample_weight": weights, "validation_data": held_out}
         # Keras warns that it does not shuffle a dataset.
         return super().fit(x, y, batch_size, shuffle=False, **kwargs)
 
@@ -168,6 +174,8 @@ class DebertaTask(StrategyFit, ServingExport, writer.HuggingFaceSaving):
         """`keras.Model.predict` on raw inputs or ids."""
         return super().predict(as_tensors(x), *args, **kwargs)
 
+    # Nothing in it is for AutoGraph, which takes seconds to read it all.
+    @tf.autograph.experimental.do_not_convert
     def preprocess_samples(self, x, y=None, sample_weight=None):
         if isinstance(x, dict) and "token_ids" in x:
             return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
@@ -310,6 +318,12 @@ class DebertaTask(StrategyFit, ServingExport, writer.HuggingFaceSaving):
     def own_weights(self):
         """Variables of backbone and head."""
         return self.weights
+
+
+def _examples(x, y=None, sample_weight=None):
+    """Dataset of single examples, of arrays and tensors."""
+    samples = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+    return tf.data.Dataset.from_tensor_slices(samples)
 
 
 def warn_of_fresh(task, parts):

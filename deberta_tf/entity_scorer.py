@@ -6,7 +6,12 @@ import tensorflow as tf
 
 from deberta_tf.base_task import DebertaTask
 from deberta_tf.offsets import tokens_of_spans
-from deberta_tf.preprocessing import DebertaPreprocessor, as_tensors, inputs_of
+from deberta_tf.preprocessing import (
+    DebertaPreprocessor,
+    as_tensors,
+    check_batch,
+    inputs_of,
+)
 from deberta_tf.task_heads import EntityHead
 from deberta_tf.windows import pack_windows, positions_of
 
@@ -88,6 +93,7 @@ class DebertaEntityScorerPreprocessor(DebertaPreprocessor):
 
     def _pack(self, x, choose, dynamic=False):
         tokenizer = self.tokenizer
+        check_batch(passage=x["passage"], query=x["query"])
         ids, starts, ends = tokenizer.tokenize_with_offsets(x["passage"])
         limit = "max_length" if dynamic else "sequence_length"
         packed = pack_windows(
@@ -226,11 +232,12 @@ class DebertaEntityScorer(DebertaTask, keras_hub.models.Task):
         is_there = tf.reduce_any(inputs["entity_positions"] > 0, axis=-1)
         return tf.cast(is_there, tf.float32)
 
-    def score_entities(self, x):
+    def score_entities(self, x, batch_size=32):
         """The score of every entity, the mean of its windows' log-probabilities.
 
         Args:
             x: dict as the preprocessor takes it.
+            batch_size: int. Windows at a time.
 
         Returns:
             float32 (b, max_entities); -inf for an entity that is in no window.
@@ -240,8 +247,8 @@ class DebertaEntityScorer(DebertaTask, keras_hub.models.Task):
         """
         self.require_preprocessor("score entities")
         windows = self.preprocessor.windows(as_tensors(x))
-        logits = tf.convert_to_tensor(self.predict_on_batch(self.inputs_in(windows)))
-        return mean_over_windows(logits, windows).numpy()
+        logits = self.predict(self.inputs_in(windows), batch_size, verbose=0)
+        return mean_over_windows(tf.convert_to_tensor(logits), windows).numpy()
 
     def signatures(self):
         """`serving_default`: `passage` and `query` string (b,), `entity_starts` and

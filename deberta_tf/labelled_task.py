@@ -173,11 +173,15 @@ class LabelledTask(DebertaTask):
         return {**super().foreign_entries(), **labels}
 
 
-def check_classes(num_classes, labels):
+def check_classes(num_classes, labels, at_least=1):
     """Refuses a head without classes, and labels that do not name every class."""
     if num_classes is None:
         raise ValueError(
             "num_classes must be given: the preset, if any, holds no head of this task"
+        )
+    if num_classes < at_least:
+        raise ValueError(
+            f"num_classes must be at least {at_least}. Received: {num_classes}"
         )
     if labels is None:
         return

@@ -4,7 +4,7 @@ import keras
 import keras_hub
 import tensorflow as tf
 
-from deberta_tf.packing import pack_strings
+from deberta_tf.packing import pack_segments
 from deberta_tf.preprocessing import DebertaPreprocessor, inputs_of
 from deberta_tf.relative_position import dimensions
 from deberta_tf.tasks import PooledTask, pooled_head
@@ -20,6 +20,8 @@ class DebertaMultipleChoicePreprocessor(DebertaPreprocessor):
     Args:
         tokenizer: `DebertaSentencePieceTokenizer` or `DebertaBytePairTokenizer`.
         sequence_length: int. Tokens a row, special ones included.
+        max_choice_length: int. Tokens of a choice at most, of which the first are kept;
+            None: no limit of its own.
 
     Call arguments:
         x: tuple (texts, choices): strings (b,), or (b, c) where a choice has its own,
@@ -32,29 +34,54 @@ class DebertaMultipleChoicePreprocessor(DebertaPreprocessor):
         (b, c, sequence_length); followed by `y` and `sample_weight` where given.
     """
 
+    def __init__(
+        self, tokenizer, sequence_length=512, max_choice_length=None, **kwargs
+    ):
+        super().__init__(tokenizer, sequence_length, **kwargs)
+        self.max_choice_length = max_choice_length
+
     def call(self, x, y=None, sample_weight=None):
-        rows = pack_choices(self.tokenizer, *x, self.sequence_length)
+        rows = self.pack(*x, sequence_length=self.sequence_length)
         return keras.utils.pack_x_y_sample_weight(inputs_of(rows), y, sample_weight)
 
+    def pack(self, texts, choices, **lengths):
+        """Rows of choices, dict of int32 (b, c, l).
 
-def pack_choices(tokenizer, texts, choices, sequence_length=None, max_length=None):
-    """dict of int32 (b, c, l): see `DebertaMultipleChoicePreprocessor`."""
-    choices = tf.convert_to_tensor(choices, tf.string)
-    texts = tf.convert_to_tensor(texts, tf.string)
-    if choices.shape.rank != 2 or texts.shape.rank not in (1, 2):
-        raise ValueError(
-            "choices must be (b, c) strings, the texts (b,) or (b, c). Received "
-            f"shapes: {texts.shape}, {choices.shape}"
+        Args:
+            texts: strings (b,) or (b, c).
+            choices: strings (b, c).
+            lengths: `sequence_length` or `max_length`, as `pack_segments` takes them.
+
+        Raises:
+            ValueError: if they have other axes.
+        """
+        choices = tf.convert_to_tensor(choices, tf.string)
+        texts = tf.convert_to_tensor(texts, tf.string)
+        if choices.shape.rank != 2 or texts.shape.rank not in (1, 2):
+            raise ValueError(
+                "choices must be (b, c) strings, the texts (b,) or (b, c). Received "
+                f"shapes: {texts.shape}, {choices.shape}"
+            )
+        if texts.shape.rank == 1:
+            texts = tf.broadcast_to(texts[:, tf.newaxis], tf.shape(choices))
+        tokenizer, shape = self.tokenizer, dimensions(choices)
+        first, second = (
+            tokenizer.tokenize(tf.reshape(one, [-1])) for one in (texts, choices)
         )
-    if texts.shape.rank == 1:
-        texts = tf.broadcast_to(texts[:, tf.newaxis], tf.shape(choices))
-    pairs = tuple(tf.reshape(one, [-1]) for one in (texts, choices))
-    packed = pack_strings(tokenizer, pairs, sequence_length, max_length)
-    shape = dimensions(choices)
-    return {
-        name: tf.reshape(row, [*shape, dimensions(row)[-1]])
-        for name, row in packed.items()
-    }
+        packed = pack_segments(
+            [first, second[:, : self.max_choice_length]],
+            tokenizer.cls_token_id,
+            tokenizer.sep_token_id,
+            tokenizer.pad_token_id,
+            **lengths,
+        )
+        return {
+            name: tf.reshape(row, [*shape, dimensions(row)[-1]])
+            for name, row in packed.items()
+        }
+
+    def get_config(self):
+        return {**super().get_config(), "max_choice_length": self.max_choice_length}
 
 
 class _Rows(keras.layers.Layer):
@@ -131,11 +158,8 @@ class DebertaMultipleChoice(PooledTask, keras_hub.models.Task):
         int64 (b,), the likeliest, and `scores` float32 (b, c), probabilities."""
 
         def choose(text, choices):
-            packed = pack_choices(
-                self.preprocessor.tokenizer,
-                text,
-                choices,
-                max_length=self.preprocessor.sequence_length,
+            packed = self.preprocessor.pack(
+                text, choices, max_length=self.preprocessor.sequence_length
             )
             scores = tf.nn.softmax(self(self.inputs_in(packed), training=False))
             return {"choice": tf.argmax(scores, axis=-1), "scores": scores}

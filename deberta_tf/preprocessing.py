@@ -1,6 +1,7 @@
 """What the preprocessors of tasks share."""
 
 import keras_hub
+import numpy as np
 import tensorflow as tf
 
 from deberta_tf.backbone import DebertaBackbone
@@ -41,8 +42,8 @@ def inputs_of(packed, *more):
 
 
 def as_tensors(nest):
-    """Lists of lists as tensors, ragged where these differ in length; all else as it
-    is.
+    """Lists of lists or arrays as tensors, ragged where these differ in length; all
+    else as it is.
 
     Tuples and dicts are of several inputs, lists are an input.
     """
@@ -50,9 +51,38 @@ def as_tensors(nest):
         return {name: as_tensors(one) for name, one in nest.items()}
     if isinstance(nest, tuple):
         return tuple(as_tensors(one) for one in nest)
-    if isinstance(nest, list) and nest and isinstance(nest[0], (list, tuple)):
-        rows = [list(row) for row in nest]
-        if len({len(row) for row in rows}) == 1:
-            return tf.constant(rows)
-        return tf.ragged.constant(rows)
-    return nest
+    if not isinstance(nest, list) or not nest or not _is_row(nest[0]):
+        return nest
+    rows = [list(row) for row in nest]
+    if len({len(row) for row in rows}) == 1 and rows[0]:
+        return tf.constant(rows)
+    return tf.ragged.constant(rows, None if any(rows) else tf.string)
+
+
+def _is_row(one):
+    return isinstance(one, (list, tuple)) or (isinstance(one, np.ndarray) and one.ndim)
+
+
+def check_batch(**columns):
+    """Refuses columns that are no batches (b,) of equally many strings.
+
+    Raises:
+        ValueError: it names them, and what they are.
+    """
+    shapes = {
+        name: (
+            (len(column),)
+            if isinstance(column, list)
+            else tuple(getattr(column, "shape", ()))
+        )
+        for name, column in columns.items()
+    }
+    if (
+        any(len(shape) != 1 for shape in shapes.values())
+        or len({shape[0] for shape in shapes.values()} - {None}) > 1
+    ):
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            f"{' and '.join(columns)} must be batches of equally many strings. "
+            f"Received shapes: {listed}"
+        )

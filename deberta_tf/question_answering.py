@@ -9,7 +9,7 @@ import tensorflow as tf
 from deberta_tf.base_task import DebertaTask
 from deberta_tf.embeddings import token_mask
 from deberta_tf.offsets import tokens_of_spans
-from deberta_tf.preprocessing import DebertaPreprocessor, inputs_of
+from deberta_tf.preprocessing import DebertaPreprocessor, check_batch, inputs_of
 from deberta_tf.relative_position import dimensions
 from deberta_tf.task_heads import SpanHead
 from deberta_tf.windows import (
@@ -58,38 +58,46 @@ class DebertaQuestionAnsweringPreprocessor(DebertaPreprocessor):
         self.overlap = overlap
 
     def call(self, x, y=None, sample_weight=None):
+        check_batch(questions=x[0], contexts=x[1])
         context = self.tokenizer.tokenize_with_offsets(x[1])
         if y is None:
             packed = self._pack(x[0], context, lambda steps, rooms: 0 * steps)
             return keras.utils.pack_x_y_sample_weight(inputs_of(packed))
-        y = tf.convert_to_tensor(y)
-        first, last = tokens_of_spans(*context[1:], y[:, :1], y[:, 1:])
+        first, last = _answer_tokens(context, y)
 
         def choose(steps, rooms):
-            return window_of(first[:, 0], last[:, 0], steps, rooms)
+            return window_of(first, last, steps, rooms)
 
         packed = self._pack(x[0], context, choose)
-        start, end = positions_of(packed["token"], first, last)
-        labels = tf.concat([start, tf.maximum(end - 1, 0)], axis=1)
+        labels = _answer_positions(packed, first, last)
         return keras.utils.pack_x_y_sample_weight(
             inputs_of(packed), labels, sample_weight
         )
 
-    def windows(self, questions, contexts, dynamic=False):
+    def windows(self, questions, contexts, y=None, dynamic=False):
         """All windows of the contexts.
 
         Args:
             questions, contexts: strings (b,).
+            y: int (b, 2), as the preprocessor is called with; or None.
             dynamic: bool. Rows as long as the longest of the batch.
 
         Returns:
             dict of int32 `token_ids`, `padding_mask`, `segment_ids`, and `starts` and
             `ends`, the characters of each token in its context, -1 where it is none of
-            it, all (w, l); and `example` (w,), the row of the contexts.
+            it, all (w, l); `example` (w,), the row of the contexts; and with `y` also
+            `answer` (w, 2), the positions of the first and the last token of the
+            answer, 0 in a window that has not all of it.
         """
+        check_batch(questions=questions, contexts=contexts)
         context = self.tokenizer.tokenize_with_offsets(contexts)
         packed = self._pack(questions, context, None, dynamic)
-        return {**packed, **characters_of(packed, *context[1:])}
+        packed |= characters_of(packed, *context[1:])
+        if y is not None:
+            rows = packed["example"]
+            tokens = (tf.gather(one, rows) for one in _answer_tokens(context, y))
+            packed["answer"] = _answer_positions(packed, *tokens)
+        return packed
 
     def _pack(self, questions, context, choose, dynamic=False):
         limit = "max_length" if dynamic else "sequence_length"
@@ -104,6 +112,19 @@ class DebertaQuestionAnsweringPreprocessor(DebertaPreprocessor):
 
     def get_config(self):
         return {**super().get_config(), "overlap": self.overlap}
+
+
+def _answer_tokens(context, y):
+    """(first, last), int32 (b,), tokens of the answers; `last` excluded."""
+    y = tf.convert_to_tensor(y)
+    first, last = tokens_of_spans(*context[1:], y[:, :1], y[:, 1:])
+    return first[:, 0], last[:, 0]
+
+
+def _answer_positions(packed, first, last):
+    """int32 (w, 2): positions of the first token and the last."""
+    start, end = positions_of(packed["token"], first[:, None], last[:, None])
+    return tf.concat([start, tf.maximum(end - 1, 0)], axis=1)
 
 
 def characters_of(packed, starts, ends):
@@ -219,22 +240,23 @@ class DebertaQuestionAnswering(DebertaTask, keras_hub.models.Task):
 
         Args:
             questions, contexts: lists of str.
-            batch_size: int. Questions at a time.
+            batch_size: int. Questions, and windows of their contexts, at a time.
 
         Returns:
             list of `Answer`, (text, start, end, score, no_answer_score).
 
         Raises:
-            ValueError: if the task has no preprocessor.
+            ValueError: if the task has no preprocessor, or there are not as many
+                questions as contexts.
         """
         self.require_preprocessor("answer questions")
+        check_batch(questions=questions, contexts=contexts)
         answers = []
         for at in range(0, len(questions), batch_size):
             some = contexts[at : at + batch_size]
             windows = self.preprocessor.windows(questions[at : at + batch_size], some)
-            logits = tf.convert_to_tensor(
-                self.predict_on_batch(self.inputs_in(windows))
-            )
+            logits = self.predict(self.inputs_in(windows), batch_size, verbose=0)
+            logits = tf.convert_to_tensor(logits)
             found = {
                 name: value.numpy().tolist()
                 for name, value in self._spans_of(logits, windows).items()
@@ -248,8 +270,9 @@ class DebertaQuestionAnswering(DebertaTask, keras_hub.models.Task):
     def _spans_of(self, logits, windows):
         """{"start", "end", "score", "no_answer_score"} (b,) of logits of windows."""
         example = windows["example"]
-        is_context = windows["starts"] >= 0
-        start, end, score = best_spans(logits, is_context, self.max_answer_length)
+        # No token of spaces alone: its text would be that of no answer.
+        is_word = windows["ends"] > windows["starts"]
+        start, end, score = best_spans(logits, is_word, self.max_answer_length)
         nothing = tf.math.segment_min(tf.reduce_sum(logits[:, 0], axis=-1), example)
         row = best_rows(score[:, 0], example)
         first, last, score = (
@@ -260,8 +283,8 @@ class DebertaQuestionAnswering(DebertaTask, keras_hub.models.Task):
             for name, at in (("starts", first), ("ends", last))
         )
         margin = nothing - score
-        # A context without a token has no span.
-        is_answer = begin >= 0
+        # A context without a word has no span.
+        is_answer = finish > begin
         if self.no_answer_threshold is not None:
             is_answer &= margin <= self.no_answer_threshold
         return {

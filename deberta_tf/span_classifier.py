@@ -121,7 +121,7 @@ class DebertaSpanClassifier(LabelledTask, keras_hub.models.Task):
     ):
         if num_classes is None and labels is not None:
             num_classes = len(labels)
-        check_classes(num_classes, labels)
+        check_classes(num_classes, labels, at_least=2)
         head = SpanPairHead(
             num_classes,
             backbone.hidden_dim,

@@ -49,8 +49,14 @@ class DebertaTokenClassifierPreprocessor(DebertaPreprocessor):
         labels = as_tensors(y)
         if not isinstance(labels, tf.RaggedTensor):
             labels = tf.RaggedTensor.from_tensor(labels)
-        # A word that is cut off has no place.
-        labels = tf.pad(tf.cast(labels, tf.int32).to_tensor(-1), [[0, 0], [0, 1]])
+        words = as_tensors(x)
+        if isinstance(words, tf.RaggedTensor):
+            tf.debugging.assert_equal(
+                words.row_lengths(), labels.row_lengths(), "a class for every word"
+            )
+        # A row without a word has a place to look at.
+        labels = tf.cast(labels, tf.int32).to_tensor(-1)
+        labels = tf.pad(labels, [[0, 0], [0, 1]], constant_values=-1)
         word = packed["word"]
         at = tf.where(word >= 0, word, 0)
         label = tf.where(word >= 0, tf.gather(labels, at, batch_dims=1), -1)
@@ -135,7 +141,7 @@ class DebertaTokenClassifier(LabelledTask, keras_hub.models.Task):
     ):
         if num_classes is None and labels is not None:
             num_classes = len(labels)
-        check_classes(num_classes, labels)
+        check_classes(num_classes, labels, at_least=2)
         head = TokenClassificationHead(
             num_classes,
             backbone.hidden_dim,
@@ -177,6 +183,8 @@ class DebertaTokenClassifier(LabelledTask, keras_hub.models.Task):
             ValueError: if the task has no preprocessor.
         """
         self.require_preprocessor("tag words")
+        if isinstance(sentences, str) or any(isinstance(s, str) for s in sentences):
+            raise ValueError(f"sentences must be lists of words. Received: {sentences}")
         names = self.class_names
         absent = names.index("O") if "O" in names else 0
         tags = [np.full(len(sentence), absent) for sentence in sentences]
@@ -185,8 +193,12 @@ class DebertaTokenClassifier(LabelledTask, keras_hub.models.Task):
         while todo:
             part, todo = todo[:batch_size], todo[batch_size:]
             words = [sentences[number][start:] for number, start in part]
+            begins = [
+                [start + i == 0 for i in range(len(row))]
+                for (_, start), row in zip(part, words, strict=True)
+            ]
             for (number, start), (at, found) in zip(
-                part, self._classes_of_rows(words), strict=True
+                part, self._classes_of_rows(words, begins), strict=True
             ):
                 tags[number][start + at] = found
                 end = start + at[-1] + 1 if len(at) else len(sentences[number])
@@ -194,10 +206,14 @@ class DebertaTokenClassifier(LabelledTask, keras_hub.models.Task):
                     todo.append((number, end))
         return [[names[index] for index in row] for row in tags]
 
-    def _classes_of_rows(self, words):
+    def _classes_of_rows(self, words, begins):
         """For each row of words those that have a token in it, and their classes."""
-        length = self.preprocessor.sequence_length
-        packed = pack_words(self.preprocessor.tokenizer, words, length)
+        packed = pack_words(
+            self.preprocessor.tokenizer,
+            tf.ragged.constant(words, tf.string),
+            self.preprocessor.sequence_length,
+            begins=tf.ragged.constant(begins, tf.bool),
+        )
         classes = self.predict_on_batch(self.inputs_in(packed)).argmax(axis=-1)
         for row, word in zip(classes, packed["word"].numpy(), strict=True):
             yield word[word >= 0], row[word >= 0]

@@ -37,6 +37,11 @@ def pack_windows(
         which of its tokens stands where, -1 for others.
     """
     budget = (sequence_length or max_length) - 3
+    if budget < 2:
+        raise ValueError(
+            "Rows must hold 3 special tokens and one of each text. Received: "
+            f"sequence_length={sequence_length}, max_length={max_length}"
+        )
     fixed = fixed[:, : max(budget // 2, 1)]
     rooms = budget - fixed.row_lengths()
     example, at = _cut(windowed, rooms, overlap, choose)

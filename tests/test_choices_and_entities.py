@@ -22,7 +22,7 @@ CHOICES = [["yes", "no", "my sister"], ["frozen peas", "", "a grey cat"]]
 def choice_task(tokenizer):
     preprocessor = deberta_tf.DebertaMultipleChoicePreprocessor(tokenizer, 32)
     return deberta_tf.DebertaMultipleChoice(
-        make_backbone(num_segments=2), preprocessor=preprocessor
+        make_backbone(num_layers=1, num_segments=2), preprocessor=preprocessor
     )
 
 
@@ -90,7 +90,7 @@ def entity_preprocessor(tokenizer):
 
 def entity_task(preprocessor):
     task = deberta_tf.DebertaEntityScorer(
-        make_backbone(max_sequence_length=64), preprocessor=preprocessor
+        make_backbone(num_layers=1, max_sequence_length=64), preprocessor=preprocessor
     )
     randomize(task)
     return task
@@ -153,6 +153,7 @@ def test_an_entity_has_the_mean_of_its_windows(entity_preprocessor):
     assert np.all(np.isneginf(scores[:, 3:]))
 
 
+@pytest.mark.slow
 def test_it_learns_which_entity_answers(entity_preprocessor):
     task = entity_task(entity_preprocessor)
     task.compile(keras.optimizers.Adam(1e-2))
@@ -185,7 +186,7 @@ MARKED = {
 def marked_task(tokenizer):
     preprocessor = deberta_tf.DebertaSpanClassifierPreprocessor(tokenizer, 40)
     task = deberta_tf.DebertaSpanClassifier(
-        make_backbone(max_sequence_length=64),
+        make_backbone(num_layers=1, max_sequence_length=64),
         labels=["other", "same"],
         preprocessor=preprocessor,
     )

@@ -1,14 +1,17 @@
 """Rows, answers and scores of every kind of task, of models that are always right."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from deberta_tf import files
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
 from tests.small_models import make_backbone
 from tests.task_examples import COLUMNS, hidden, make, perfect_outputs
 from trainers.finetune_data import KINDS
-from trainers.kinds import spans, tags
-from trainers.kinds.encoded import answer_column
+from trainers.kinds import entities, spans, tags
+from trainers.kinds.encoded import accuracies_by, answer_column, class_ids
 from trainers.tasks.record import ANSWERS
 
 
@@ -17,8 +20,11 @@ def make_task(sentencepiece_proto):
     tokenizer = DebertaSentencePieceTokenizer(sentencepiece_proto)
     backbone = make_backbone(num_layers=1, num_segments=2, max_sequence_length=64)
 
+    def load(task_class, **arguments):
+        return task_class(backbone, **arguments)
+
     def make_task(setup):
-        return KINDS[setup.record.kind].make_task(setup, backbone, tokenizer)
+        return KINDS[setup.record.kind].make_task(setup, load, tokenizer)
 
     return make_task
 
@@ -156,6 +162,44 @@ def test_a_sentence_begins_without_a_space_in_a_row_of_several(make_task):
         for index, word in enumerate(sentence):
             ids += tokenizer.tokenize(" " * (index > 0) + word).numpy().tolist()
     assert encoded.inputs["token_ids"][0, : len(ids)].tolist() == ids
+
+
+def test_a_label_that_is_no_class_is_named():
+    setup, examples = make("mrpc")
+    setup = dataclasses.replace(setup, names=["not_equivalent", "other"])
+    with pytest.raises(
+        files.UsageError, match="label 'equivalent' in row 2; .*'other'"
+    ):
+        class_ids(setup, examples)
+
+
+def test_close_entities_are_told_apart(make_task):
+    """Probabilities of six digits would be equal."""
+    setup, examples = make("record")
+    encoded = entities.encode(setup, make_task(setup), examples)
+    outputs = np.where(encoded.targets == 1, 18.0, 15.0).astype("float32")
+    answers = entities.answers(setup, outputs, encoded, examples)
+    assert [answer["prediction"] for answer in answers] == ["Oslo", "captain"]
+
+
+def test_a_token_of_a_space_alone_is_no_answer(make_task):
+    setup, examples = make("squad1")
+    encoded = spans.encode(setup, make_task(setup), examples)
+    places = encoded.places
+    places.ends[:, 5] = places.starts[:, 5]
+    outputs = np.zeros([len(encoded), 32, 2], "float32")
+    outputs[:, 5] = 99.0
+    answers = spans.answers(setup, outputs, encoded, examples)
+    assert all(answer["prediction"] for answer in answers)
+
+
+def test_languages_and_levels_have_scores_of_their_own():
+    _, examples = make("race")
+    assert accuracies_by("level", np.array([True, False, False]), examples) == {
+        "accuracy_high": 0.5,
+        "accuracy_middle": 0.0,
+    }
+    assert accuracies_by("language", np.array([True]), examples) == {}
 
 
 def test_tags_that_are_no_entities_have_accuracy_alone():

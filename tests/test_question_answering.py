@@ -30,7 +30,7 @@ def preprocessor(sentencepiece_proto):
 
 def make_task(preprocessor, **kwargs):
     task = deberta_tf.DebertaQuestionAnswering(
-        make_backbone(max_sequence_length=64), preprocessor, **kwargs
+        make_backbone(num_layers=1, max_sequence_length=64), preprocessor, **kwargs
     )
     randomize(task)
     return task
@@ -102,6 +102,20 @@ def test_the_answer_is_the_best_of_all_windows(preprocessor, threshold):
         assert answer.text == ("" if is_none else text)
 
 
+def test_lists_of_other_lengths_are_refused(preprocessor):
+    task = make_task(preprocessor)
+    with pytest.raises(ValueError, match=r"questions \(2,\), contexts \(1,\)"):
+        task.answer(QUESTIONS[:2], CONTEXTS[:1])
+    with pytest.raises(ValueError, match="batches of equally many strings"):
+        task.answer("who?", "the captain")
+
+
+def test_rows_too_short_for_both_texts_are_refused(preprocessor):
+    short = deberta_tf.DebertaQuestionAnsweringPreprocessor(preprocessor.tokenizer, 4)
+    with pytest.raises(ValueError, match="sequence_length=4"):
+        short.windows(QUESTIONS, CONTEXTS)
+
+
 def test_it_learns_spans(sentences, preprocessor):
     texts = [sentence for sentence in sentences if "captain" in sentence][:32]
     spans = [(text.index("captain"), text.index("captain") + 7) for text in texts]
@@ -119,7 +133,7 @@ def test_the_loss_is_the_mean_of_both_cross_entropies():
     labels = np.array([[1, 3], [0, 0], [4, 4]])
     log_shares = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -np.mean([log_shares[i, labels[i], [0, 1]] for i in range(3)])
-    task = deberta_tf.DebertaQuestionAnswering(make_backbone())
+    task = deberta_tf.DebertaQuestionAnswering(make_backbone(num_layers=1))
     np.testing.assert_allclose(task.loss(labels, logits), expected, rtol=1e-5)
 
 

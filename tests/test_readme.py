@@ -37,7 +37,7 @@ def hub(tmp_path, monkeypatch, sentencepiece_proto):
             make_backbone(**LONG, convolution_kernel_size=3), labels=labels
         ),
         "deberta-base": deberta_tf.DebertaMaskedLM(make_backbone(**LONG)),
-        "deberta-v3-base": make_backbone(**LONG),
+        "deberta-v3-base": make_backbone(**LONG, num_layers=1),
         "deberta-v3-small": deberta_tf.DebertaReplacedTokenDetection(
             make_backbone(**LONG),
             deberta_tf.DebertaMaskedLM(make_backbone(**LONG, num_layers=1)),

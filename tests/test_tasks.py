@@ -74,6 +74,31 @@ def test_it_fits_under_every_policy_compiled_or_not(policy, jit_compile):
     assert classifier(make_ids()).dtype == "float32"
 
 
+def test_the_last_examples_are_held_out_and_the_others_shuffled():
+    classifier = DebertaTextClassifier(make_backbone(num_layers=1), 2)
+    classifier.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    inputs, seen = make_ids(count=12), []
+    inputs["token_ids"][:, 0] = np.arange(12)
+    step = classifier.train_step
+
+    def train_step(data):
+        seen.append(data[0]["token_ids"][:, 0].numpy().tolist())
+        return step(data)
+
+    classifier.train_step = train_step
+    labels = np.arange(12) % 2
+    history = classifier.fit(
+        inputs, labels, batch_size=3, validation_split=0.25, verbose=0
+    )
+    order = sum(seen, [])
+    assert [len(batch) for batch in seen] == [3, 3, 3]
+    assert sorted(order) == list(range(9))
+    assert order != list(range(9))
+    last = {name: value[9:] for name, value in inputs.items()}
+    expected = classifier.evaluate(last, labels[9:], verbose=0)[0]
+    assert history.history["val_loss"] == [pytest.approx(expected)]
+
+
 def test_strings_pairs_and_ids_are_predicted_alike(preprocessor):
     classifier = DebertaTextClassifier(
         make_backbone(num_segments=2), 3, preprocessor=preprocessor

@@ -23,7 +23,7 @@ def preprocessor(sentencepiece_proto):
 
 def make_task(preprocessor, **kwargs):
     return deberta_tf.DebertaTokenClassifier(
-        make_backbone(max_sequence_length=64),
+        make_backbone(num_layers=1, max_sequence_length=64),
         labels=["O", "WHO", "WHAT"],
         preprocessor=preprocessor,
         **kwargs,
@@ -95,6 +95,21 @@ def test_served_words_have_the_tags_of_tag(preprocessor, tmp_path):
     # 24 tokens do not hold the last sentence.
     assert [row.count("") for row in labels][:2] == [3, 7]
     assert np.all((answers["scores"].numpy() > 0) == (np.array(labels) != ""))
+
+
+def test_every_word_needs_a_class(preprocessor):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a class for every word"):
+        preprocessor([["the", "captain"], ["nobody"]], y=[[1], [1]])
+
+
+def test_a_text_that_is_not_in_words_is_refused(preprocessor):
+    with pytest.raises(ValueError, match="must be lists of words"):
+        make_task(preprocessor).tag(["the captain"])
+
+
+def test_one_class_alone_is_refused():
+    with pytest.raises(ValueError, match="num_classes must be at least 2. Received: 1"):
+        deberta_tf.DebertaTokenClassifier(make_backbone(num_layers=1), 1)
 
 
 def test_sample_weights_are_refused(preprocessor):

@@ -105,13 +105,6 @@ def test_label_names_are_in_numeric_or_alphabetic_order():
     assert examples.label_names(["b", "10", "9"]) == ["10", "9", "b"]
 
 
-def test_class_ids_follow_the_declared_order_and_strangers_are_refused():
-    data = examples.Examples("dev.csv", (["x"] * 3,), ["yes", "no", "yes"])
-    assert examples.class_ids(data, ["yes", "no"]).tolist() == [0, 1, 0]
-    with pytest.raises(UsageError, match="dev.csv has label 'no' in row 2; .*'maybe'"):
-        examples.class_ids(data, ["yes", "maybe"])
-
-
 def test_scores_of_a_regression_are_finite_numbers():
     data = examples.Examples("dev.csv", (["x"] * 2,), ["1.5", "-2"])
     np.testing.assert_array_equal(examples.target_scores(data), [1.5, -2])

@@ -356,6 +356,12 @@ def test_every_setting_has_its_help():
         ),
         ({"data_dir": "glue"}, "data_dir is nothing without --task"),
         ({"train": None}, "--train is missing: name a file, or a --task"),
+        ({"recipe": "off"}, "recipe is nothing without --task"),
+        ({"task": "rte", "labels": "a,b"}, "can't be declared: rte has its own"),
+        (
+            {"task": "squad2", "sequence_length": 4},
+            "sequence_length must be at least 5",
+        ),
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"epochs": 0}, "epochs must be above 0"),
         ({"warmup_fraction": 1}, r"warmup_fraction must be in \[0, 1\)"),

@@ -1,5 +1,6 @@
 """trainers.finetune --task, from files to scores, predictions and submissions."""
 
+import dataclasses
 import json
 import statistics
 
@@ -10,8 +11,8 @@ import yaml
 
 import deberta_tf
 from deberta_tf import files
-from tests.small_models import make_backbone
-from tests.task_examples import COLUMNS
+from tests.small_models import make_backbone, randomize
+from tests.task_examples import COLUMNS, make
 from trainers import finetune, recipe
 from trainers.finetune_config import parse_config
 
@@ -203,6 +204,49 @@ def test_a_task_of_the_same_classes_is_predicted_as_well(preset, tmp_path):
     assert kept.labels == ["contradiction", "neutral", "entailment"]
     handed_in = (tmp_path / "model" / "submission" / "AX.tsv").read_text()
     assert [line.split("\t")[0] for line in handed_in.split()[2:][::2]] == ["0", "1"]
+
+
+def test_a_preset_of_other_classes_gives_its_pooler(sentencepiece_proto, tmp_path):
+    tokenizer = deberta_tf.DebertaSentencePieceTokenizer(sentencepiece_proto)
+    mnli = deberta_tf.DebertaTextClassifier(
+        make_backbone(num_layers=1),
+        labels=["contradiction", "neutral", "entailment"],
+        preprocessor=deberta_tf.DebertaTextClassifierPreprocessor(tokenizer, 24),
+    )
+    randomize(mnli)
+    mnli.save_to_preset(str(tmp_path / "ours"))
+    mnli.save_to_huggingface(str(tmp_path / "theirs"))
+    for folder, name in (("ours", "mrpc"), ("theirs", "mrpc"), ("theirs", "race")):
+        setup, _ = make(name)
+        config = dataclasses.replace(setup.config, preset=str(tmp_path / folder))
+        task = finetune.build_task(dataclasses.replace(setup, config=config))
+        np.testing.assert_array_equal(task.head.pooler.kernel, mnli.head.pooler.kernel)
+        assert task.head.logits.kernel.shape[1] == (2 if name == "mrpc" else 1)
+
+
+def test_a_test_set_that_is_not_the_official_one_is_predicted_alone(
+    preset, tmp_path, capsys
+):
+    rows = [
+        {"premise": "the jury", "choice1": "a", "choice2": "b", "question": "cause"}
+        | {"label": n % 2, "idx": 100 + n}
+        for n in range(4)
+    ]
+    write_jsonl(tmp_path / "own.jsonl", rows)
+    own = dict.fromkeys(("train", "dev", "test"), tmp_path / "own.jsonl")
+    results = fine_tune(preset, tmp_path, task="copa", **own)
+    assert "accuracy" in results["test"]
+    assert "test: nothing to hand in: copa: the ids must be" in capsys.readouterr().out
+    assert not (tmp_path / "model" / "submission").exists()
+
+
+def test_parts_have_the_recipe_of_the_whole(preset, capsys):
+    parts = settings_of(preset="deberta_large", task="race_high")
+    assert (
+        parts.learning_rate == recipe.recipe("race", "deberta_large")["learning_rate"]
+    )
+    settings_of(preset="deberta_large", task="tags", train="a", dev="b")
+    assert "recipe: none for tags" in capsys.readouterr().out
 
 
 def settings_of(**given):

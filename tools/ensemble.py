@@ -124,7 +124,9 @@ def _check(line):
         if isinstance(prediction, int):
             # A choice, and a key a text, as all keys of JSON are.
             numbers += [int(key) for key in scores]
-    if scores == {} or not all(map(math.isfinite, numbers)):
+    # A text without a candidate has no answer.
+    is_empty = scores == {} and prediction != ""
+    if is_empty or not all(map(math.isfinite, numbers)):
         raise ValueError
 
 
@@ -207,7 +209,7 @@ def _mean(values):
 
 
 def _best(scores):
-    return max(scores, key=scores.get)
+    return max(scores, key=scores.get, default="")
 
 
 if __name__ == "__main__":

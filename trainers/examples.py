@@ -66,22 +66,6 @@ def label_names(labels):
     return names
 
 
-def class_ids(examples, names):
-    """Labels as class ids, int32 (n,), in the order of `names`.
-
-    Raises:
-        UsageError: for a label that is not among the names.
-    """
-    ids = {name: index for index, name in enumerate(names)}
-    for row, label in enumerate(examples.labels):
-        if label not in ids:
-            raise UsageError(
-                f"{examples.source} has label {label!r} in row {row + 1}; "
-                f"the declared labels are {sources.listed(names)}"
-            )
-    return np.array([ids[label] for label in examples.labels], np.int32)
-
-
 def target_scores(examples):
     """Labels of a regression, float32 (n,).
 

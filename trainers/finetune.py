@@ -16,13 +16,13 @@ import gc
 import math
 import os
 import statistics
+import warnings
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from deberta_tf import files, submissions
-from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.embeddings import check_absolute_length
 from deberta_tf.optimization import layer_rates
 from deberta_tf.sift import ScaleInvariantFineTuning
@@ -43,6 +43,8 @@ def main(argv=None):
     config = parse_config(argv)
     if config.seeds == 1:
         return fine_tune(config)
+    if devices.is_multi_worker():
+        raise files.UsageError("seeds: on several hosts give a command for each --seed")
     found = {}
     for number in range(config.seeds):
         one = seed_config(config, number)
@@ -119,7 +121,10 @@ def fine_tune(config):
 
 
 def build_task(setup):
-    """The task with the preset's backbone and tokenizer and a new head.
+    """The task with what the preset has of it: its backbone, and its head or parts.
+
+    A classifier of other classes keeps the pooler, as the official code does with
+    checkpoints of MNLI. What is new is printed.
 
     Raises:
         ValueError: if the preset is missing, has no tokenizer, its vocabulary does not
@@ -127,20 +132,30 @@ def build_task(setup):
             blocks than `frozen_layers`.
     """
     config = setup.config
-    backbone = DebertaBackbone.from_preset(
-        config.preset,
-        load_weights=config.load_weights,
-        dtype=config.precision,
-        gradient_checkpointing=config.gradient_checkpointing,
-        scan_layers=config.scan_layers,
-    )
+
+    def load(task_class, **arguments):
+        return task_class.from_preset(
+            config.preset,
+            load_weights=config.load_weights,
+            dtype=config.precision,
+            gradient_checkpointing=config.gradient_checkpointing,
+            scan_layers=config.scan_layers,
+            **arguments,
+        )
+
+    tokenizer = vocabulary.load_tokenizer(config)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        task = KINDS[setup.record.kind].make_task(setup, load, tokenizer)
+    for warning in caught:
+        print(f"{config.preset}: {warning.message}", flush=True)
+    backbone = task.backbone
     if config.frozen_layers is not None:
         backbone.freeze(config.frozen_layers)
-    tokenizer = vocabulary.load_tokenizer(config)
     vocabulary.check_rows(config, tokenizer, backbone)
     if backbone.absolute_position_input:
         check_absolute_length(config.sequence_length, backbone.max_sequence_length)
-    return KINDS[setup.record.kind].make_task(setup, backbone, tokenizer)
+    return task
 
 
 def by_sift(config, task):
@@ -250,7 +265,13 @@ def write_submission(config, split, answers):
     if task not in submissions.TASKS:
         return
     folder = os.path.join(config.model_dir, "submission")
-    for name, text in submissions.submission(task, split, answers).items():
+    try:
+        content = submissions.submission(task, split, answers)
+    except ValueError as error:
+        # Examples of one's own in the layout of a task, or only some of its own.
+        print(f"{split}: nothing to hand in: {error}", flush=True)
+        return
+    for name, text in content.items():
         os.makedirs(folder, exist_ok=True)
         files.atomic_write(os.path.join(folder, name), text)
 

@@ -18,7 +18,7 @@ from trainers.tasks import table
 # Of what is not said otherwise: by the geometry of the preset.
 AUTO = "auto"
 OFF = "off"
-_OWN_FILES = ("text_columns", "label_column", "labels", "regression")
+_OWN_FILES = ("text_columns", "label_column", "regression")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class FinetuneConfig(run.RunConfig):
     """Fine-tunes a DeBERTa for a task of the paper, or to classify or score texts."""
 
     preset: str
-    """Folder of a preset (masked LM, classifier or backbone; the head is new) or of a
-    Hugging Face or Microsoft checkpoint; or a published size with load_weights
-    false."""
+    """Folder of a preset (masked LM, backbone, or another task's) or of a Hugging Face
+    or Microsoft checkpoint; or a published size with load_weights false. A head of the
+    same task and classes is kept, of other classes its pooler; else it is new."""
     load_weights: bool = True
     """Take the preset's weights; false: its geometry and tokenizer alone."""
     tokenizer: str | None = None
@@ -135,7 +135,16 @@ class FinetuneConfig(run.RunConfig):
         for name in self.also:
             table.find(name)
         self._refuse_changed(_OWN_FILES, own, "is for texts of yours, without --task")
-        self._refuse_changed(("data_dir", "also"), not own, "is nothing without --task")
+        of_task = ("data_dir", "also", "recipe")
+        self._refuse_changed(of_task, not own, "is nothing without --task")
+        self._refuse_changed(
+            ("labels",),
+            own or table.find(self.task).has_own_classes,
+            f"can't be declared: {self.task} has its own",
+        )
+        if not own and table.find(self.task).kind in ("spans", "entities"):
+            # A token of each text, and the special ones.
+            check_at_least(self, 5, "sequence_length")
         if len(self.text_columns) not in (1, 2):
             raise files.UsageError(
                 "text_columns must be one name, or two for pairs. "
@@ -173,7 +182,13 @@ def parse_config(argv=None):
 def _recipe_settings(given):
     """Settings of the recipe for the task and the preset that are given."""
     task, size = given.get("task"), given.get("recipe", AUTO)
-    if task is None or size == OFF or task not in recipe.tasks():
+    if task is None or size == OFF:
+        return {}
+    table.find(task)
+    # Parts of RACE and languages of XNLI have the recipes of the whole.
+    like = task if task in recipe.tasks() else task.partition("_")[0]
+    if like not in recipe.tasks():
+        print(f"recipe: none for {task}", flush=True)
         return {}
     if size == AUTO:
         size = _size_of(given)
@@ -184,11 +199,11 @@ def _recipe_settings(given):
             )
             return {}
     sift = str(given.get("sift", False)).lower() == "true"
-    settings = recipe.recipe(task, size, sift)
+    settings = recipe.recipe(like, size, sift)
     if "warmup_fraction" in given:
         settings.pop("warmup_steps", None)
-    whose = recipe.source(task, size, sift)
-    print(f"recipe: {task} of {size}, values {whose}: {settings}", flush=True)
+    whose = recipe.source(like, size, sift)
+    print(f"recipe: {like} of {size}, values {whose}: {settings}", flush=True)
     return settings
 
 

@@ -135,8 +135,8 @@ def _class_names(config, record, train):
     if record.kind not in _NAMED or config.regression:
         return None
     found = train.columns["tags" if record.kind == "tags" else "label"]
-    if record.labels is not None:
-        return list(record.labels)
+    if config.labels or record.labels:
+        return list(config.labels or record.labels)
     if record.kind == "tags":
         found = [tag for sentence in found for tag in sentence]
     elif isinstance(found[0], float):

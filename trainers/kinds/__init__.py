@@ -2,7 +2,7 @@
 
 A module each; all have the same functions:
 
-    make_task(setup, backbone, tokenizer) -> the model
+    make_task(setup, load, tokenizer) -> the model, by `load(class, **arguments)`
     encode(setup, task, examples) -> `Encoded`
     answers(setup, outputs, encoded, examples) -> list of dicts, one an example
     score(setup, answers, examples) -> {name: float}

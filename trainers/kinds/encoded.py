@@ -99,6 +99,21 @@ def class_ids(setup, examples):
     return np.array([ids[label] for label in labels], np.int32)
 
 
+def accuracies_by(column, is_right, examples):
+    """{f"accuracy_{group}": float}, of the groups that a column of examples tells.
+
+    Args:
+        column: str.
+        is_right: bool (n,), which of the first examples are answered rightly.
+        examples: `TaskExamples`.
+    """
+    of_example = np.array(examples.columns.get(column, [])[: len(is_right)])
+    return {
+        f"accuracy_{group}": float(is_right[of_example == group].mean())
+        for group in sorted({*of_example.tolist()})
+    }
+
+
 def softmax(logits):
     """float64, over the last axis."""
     shares = np.exp(logits.astype(np.float64) - np.max(logits, axis=-1, keepdims=True))

@@ -14,10 +14,10 @@ from trainers.kinds.encoded import Encoded, answer_column, in_chunks
 OVERLAP = 256
 
 
-def make_task(setup, backbone, tokenizer):
+def make_task(setup, load, tokenizer):
     config = setup.config
-    return DebertaEntityScorer(
-        backbone,
+    return load(
+        DebertaEntityScorer,
         dropout=config.classifier_dropout,
         preprocessor=DebertaEntityScorerPreprocessor(
             tokenizer,
@@ -81,18 +81,24 @@ def answers(setup, outputs, encoded, examples):
         "entity_positions": encoded.inputs["entity_spans"][:count],
         "example": encoded.places[:count],
     }
-    scores = np.exp(mean_over_windows(tf.constant(outputs), windows).numpy())
+    scores = mean_over_windows(tf.constant(outputs), windows).numpy()
     found = []
     for row, (name, texts) in enumerate(
         zip(examples.columns["id"], mention_texts(examples), strict=True)
     ):
         if row >= len(scores):
             break
-        shares = {}
-        for text, share in zip(texts, scores[row].tolist(), strict=False):
-            shares[text] = max(round(share, 6), shares.get(text, 0.0))
-        best = max(shares, key=shares.get, default="")
-        found.append({"id": name, "prediction": best, "scores": shares})
+        best = {}
+        for text, logarithm in zip(texts, scores[row].tolist(), strict=False):
+            best[text] = max(logarithm, best.get(text, -np.inf))
+        found.append(
+            {
+                "id": name,
+                "prediction": max(best, key=best.get, default=""),
+                # Apart where probabilities of six digits are equal.
+                "scores": {text: float(f"{np.exp(x):.9g}") for text, x in best.items()},
+            }
+        )
     return found
 
 

@@ -10,9 +10,9 @@ from trainers.kinds.encoded import Encoded, class_ids, in_chunks
 from trainers.kinds.text import class_answers, class_scores
 
 
-def make_task(setup, backbone, tokenizer):
-    return DebertaSpanClassifier(
-        backbone,
+def make_task(setup, load, tokenizer):
+    return load(
+        DebertaSpanClassifier,
         labels=setup.names,
         dropout=setup.config.classifier_dropout,
         preprocessor=DebertaSpanClassifierPreprocessor(

@@ -28,16 +28,18 @@ class Windows:
     ends: np.ndarray
 
 
-def make_task(setup, backbone, tokenizer):
+def make_task(setup, load, tokenizer):
     config = setup.config
-    return DebertaQuestionAnswering(
-        backbone,
-        DebertaQuestionAnsweringPreprocessor(
+    return load(
+        DebertaQuestionAnswering,
+        preprocessor=DebertaQuestionAnsweringPreprocessor(
             tokenizer,
             config.sequence_length,
             OVERLAP if config.window_overlap is None else config.window_overlap,
         ),
-        no_answer_threshold=0.0 if has_unanswerable(setup) else None,
+        no_answer_threshold=(
+            config.no_answer_threshold if has_unanswerable(setup) else None
+        ),
         max_answer_length=config.max_answer_length,
     )
 
@@ -50,46 +52,34 @@ def has_unanswerable(setup):
 def encode(setup, task, examples):
     columns = examples.columns
 
-    def pack(questions, contexts):
-        return task.preprocessor.windows(tf.constant(questions), tf.constant(contexts))
+    spans = [
+        # Of several annotators the first.
+        (starts[0], starts[0] + len(texts[0])) if texts else (0, 0)
+        for texts, starts in zip(
+            columns.get("answers", [[]] * len(examples)),
+            columns.get("answer_starts", [[]] * len(examples)),
+            strict=True,
+        )
+    ]
 
-    packed = in_chunks(pack, columns["question"], columns["context"])
+    def pack(questions, contexts, spans):
+        return task.preprocessor.windows(
+            tf.constant(questions), tf.constant(contexts), tf.constant(spans)
+        )
+
+    packed = in_chunks(pack, columns["question"], columns["context"], spans)
     places = Windows(packed["example"], packed["starts"], packed["ends"])
-    targets = None
-    if "answers" in columns:
-        spans = [
-            # Of several annotators the first.
-            (starts[0], starts[0] + len(texts[0])) if texts else (0, 0)
-            for texts, starts in zip(
-                columns["answers"], columns["answer_starts"], strict=True
-            )
-        ]
-        targets = positions(places, np.array(spans))
+    targets = packed["answer"] if "answers" in columns else None
     return Encoded(task.inputs_in(packed), targets, places=places)
-
-
-def positions(places, spans):
-    """The first and the last token of each answer, int32 (w, 2).
-
-    Both 0, that of [CLS], where there is none or the window has not all of it.
-    """
-    start, end = (spans[places.example, i][:, None] for i in range(2))
-    is_context = places.starts >= 0
-    touched = is_context & (places.ends > start) & (places.starts < end)
-    before = is_context & (places.starts <= start)
-    after = is_context & (places.ends >= end)
-    whole = touched.any(axis=1) & before.any(axis=1) & after.any(axis=1)
-    first = touched.argmax(axis=1)
-    last = touched.shape[1] - 1 - touched[:, ::-1].argmax(axis=1)
-    found = np.stack([first, last], axis=1)
-    return np.where(whole[:, None], found, 0).astype(np.int32)
 
 
 def answers(setup, outputs, encoded, examples):
     """The likeliest spans over all windows, their texts as `scores`."""
     places = encoded.places
     count = len(outputs)
-    best = _best(outputs, places.starts[:count] >= 0, setup.config.max_answer_length)
+    # No token of spaces alone.
+    is_word = places.ends[:count] > places.starts[:count]
+    best = _best(outputs, is_word, setup.config.max_answer_length)
     found, nothing = {}, {}
     for row, (example, logits) in enumerate(
         zip(places.example[:count].tolist(), outputs, strict=True)
@@ -110,14 +100,14 @@ def answers(setup, outputs, encoded, examples):
     ]
 
 
-def _best(logits, is_context, max_length):
+def _best(logits, is_word, max_length):
     """Arrays (w, NUM_BEST) of starts, ends and scores."""
     count = min(NUM_BEST, logits.shape[1])
     parts = [
         [
             one.numpy()
             for one in best_spans(
-                logits[at : at + 64], is_context[at : at + 64], max_length, count
+                logits[at : at + 64], is_word[at : at + 64], max_length, count
             )
         ]
         for at in range(0, len(logits), 64)

@@ -19,9 +19,9 @@ _ENTITY_TAG = re.compile(r"O|[BI]-.+")
 OUTSIDE = "O"
 
 
-def make_task(setup, backbone, tokenizer):
-    return DebertaTokenClassifier(
-        backbone,
+def make_task(setup, load, tokenizer):
+    return load(
+        DebertaTokenClassifier,
         labels=setup.names,
         hidden_layer=True,
         dropout=setup.config.classifier_dropout,

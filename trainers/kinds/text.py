@@ -8,6 +8,7 @@ from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreproc
 from trainers import scoring
 from trainers.kinds.encoded import (
     Encoded,
+    accuracies_by,
     answer_column,
     class_ids,
     in_chunks,
@@ -16,9 +17,9 @@ from trainers.kinds.encoded import (
 )
 
 
-def make_task(setup, backbone, tokenizer):
-    return DebertaTextClassifier(
-        backbone,
+def make_task(setup, load, tokenizer):
+    return load(
+        DebertaTextClassifier,
         num_classes=1 if setup.names is None else len(setup.names),
         labels=setup.names,
         dropout=setup.config.classifier_dropout,
@@ -86,4 +87,8 @@ def class_scores(setup, answers, examples):
     if "group" in examples.columns:
         groups = examples.columns["group"][: len(answers)]
         return multirc_scores(np.array(found), np.array(labels), groups)
-    return scoring.score(setup.record.scores, np.array(found), np.array(labels))
+    found, labels = np.array(found), np.array(labels)
+    return {
+        **scoring.score(setup.record.scores, found, labels),
+        **accuracies_by("language", found == labels, examples),
+    }

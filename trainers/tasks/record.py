@@ -84,6 +84,11 @@ class Record:
     read_file: Callable
     convert: Callable
 
+    @property
+    def has_own_classes(self):
+        """Whether the classes are for the user to name, or for his data."""
+        return self.kind == "tags" and self.labels is None
+
     def source(self, split, data_dir=None):
         """Where a split is: a path below `data_dir`, or "tfds:BUILDER:SPLIT".
 
