@@ -115,12 +115,25 @@ def test_each_cell_has_an_entry_before_any_has_a_better_one(
     assert document.read_text().count(" or more |") == 4
 
 
-def test_of_a_loop_more_does_not_grow_with_the_batch():
+def test_of_a_loop_more_temporaries_do_not_grow_with_the_batch():
     plain = make_record(CELL, 8, temporaries=8000)
     scanned = {**plain, "scan_layers": True}
     found = [tpu_memory.foretold_of_twice(record) for record in (plain, scanned)]
-    # 1,000 parameters.
-    assert found == [2**31 + 8000 + 2000, 2**31 + 8000]
+    # 1,000 parameters; of a loop, what goes into 12 blocks of 768 stays.
+    kept = 12 * 768 * 2 * 8 * 128
+    assert found == [2**31 + 8000 + 2000, 2**31 + 8000 + kept]
+
+
+def test_a_loop_keeps_what_goes_into_each_block():
+    """48 blocks of 512 tokens, 1,536 numbers of 2 bytes each."""
+    cell = Cell("deberta_v2_xxlarge", "v5e", 512, False)
+    kept = 48 * 512 * 1536 * 2
+    for spare, batch_size in ((kept - 1, None), (kept, 2)):
+        record = make_record(cell, 1, arguments=tpu_memory.AVAILABLE["v5e"] - spare)
+        record["arguments"] -= record["temporaries"]
+        # Nothing else of it is known to grow.
+        record["parameters"] = 10**9
+        assert tpu_memory.next_batch_size(cell, [record]) == batch_size
 
 
 def test_half_of_a_batch_that_does_not_fit_is_foretold_from_above():

@@ -34,8 +34,10 @@ WITHOUT_ADAMW = {("deberta_v2_xxlarge", "v5e")}
 # As a loop: of 48 blocks one by one the compiler takes more memory than this machine
 # has.
 SCANNED = ("deberta_v2_xxlarge",)
-# And of the 12 of v3-base, for v4, of this length and with checkpointing, 20 GB.
+# And of the 12 of v3-base, for v4, of this length and with checkpointing, 20 GB; of the
+# 24 of v3-large at any length.
 SCANNED_LENGTH = 512
+SCANNED_ON_V4 = ("deberta_v3_large",)
 # What the compiler gives a program of a chip's memory, by its errors.
 AVAILABLE = {"v5e": int(15.75 * 2**30), "v4": int(30.75 * 2**30)}
 # What the compiler saves at most near the limit, of what a straight line foretells:
@@ -63,7 +65,10 @@ class Cell:
 
     @property
     def scan_layers(self):
-        of_v4 = self.chip == "v4" and self.sequence_length == SCANNED_LENGTH
+        is_large = (
+            self.sequence_length == SCANNED_LENGTH or self.preset in SCANNED_ON_V4
+        )
+        of_v4 = self.chip == "v4" and is_large
         return self.preset in SCANNED or (of_v4 and self.gradient_checkpointing)
 
 
@@ -241,8 +246,18 @@ def bounds(records):
 
 def foretold_of_twice(record):
     """Bytes that twice the batch of a step that fits takes at least."""
-    growing = max(record["temporaries"] - _fixed(record), 0)
-    return peak(record) + growing * (1 - 2 * SAVED)
+    growing = max(record["temporaries"] - _fixed(record), 0) * (1 - 2 * SAVED)
+    return peak(record) + max(growing, _kept(record))
+
+
+def _kept(record):
+    """Bytes that a loop keeps of every block in any case: what goes into it, in
+    bfloat16."""
+    if not record["scan_layers"]:
+        return 0
+    size = PUBLISHED_SIZES[record["preset"]]
+    tokens = record["batch_size"] * record["sequence_length"]
+    return 2 * size["num_layers"] * size["hidden_dim"] * tokens
 
 
 def foretold_of_half(record):
