@@ -254,3 +254,24 @@ def test_served_spans_are_those_of_predict(tokenizer, tmp_path):
     )
     shares = tf.nn.softmax(task.predict(alone, verbose=0)).numpy()
     np.testing.assert_allclose(found["scores"], shares, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["choice", "entity", "marked"])
+def test_a_preset_comes_back_with_its_preprocessor(
+    kind, tokenizer, entity_preprocessor, tmp_path
+):
+    task = {
+        "choice": lambda: choice_task(tokenizer),
+        "entity": lambda: entity_task(entity_preprocessor),
+        "marked": lambda: marked_task(tokenizer),
+    }[kind]()
+    task.save_to_preset(str(tmp_path / "preset"))
+    again = type(task).from_preset(str(tmp_path / "preset"))
+    before, after = task.preprocessor.get_config(), again.preprocessor.get_config()
+    for name in ("tokenizer", "name", "dtype"):
+        before.pop(name), after.pop(name)
+    assert after == before
+    x = {"choice": (TEXTS, CHOICES), "entity": ENTITIES, "marked": MARKED}[kind]
+    np.testing.assert_array_equal(
+        again.predict(x, verbose=0), task.predict(x, verbose=0)
+    )
