@@ -30,6 +30,7 @@ def test_a_contender_that_skips_work_is_noticed():
         benchmark.counter([1, 2], 3)()
 
 
+@pytest.mark.slow
 def test_the_step_of_sift_is_measured_beside_a_plain_one(monkeypatch, capsys):
     geometry = {"LAYERS": 1, "HEADS": 2, "WIDTH": 16, "VOCABULARY": 50}
     for name, value in geometry.items():

@@ -39,6 +39,7 @@ def test_the_command_writes_a_version_that_answers(preset, tmp_path, capsys):
     assert answer["label"].numpy()[0] in (b"calm", b"loud")
 
 
+@pytest.mark.slow
 def test_any_task_is_exported(tmp_path, sentencepiece_proto):
     tokenizer = DebertaSentencePieceTokenizer(sentencepiece_proto)
     task = DebertaTokenClassifier(

@@ -72,6 +72,7 @@ def test_one_text_gives_the_list_of_its_masks(masked_lm):
     assert len(masked_lm.fill_mask(text)[0]) == 5
 
 
+@pytest.mark.slow
 def test_it_fills_what_it_was_trained_to_fill(masked_lm, sentences):
     masked_lm.compile(keras.optimizers.Adam(1e-2), global_clipnorm=1.0)
     only = [s for s in sentences if "the harbour" in s] * 4

@@ -325,7 +325,9 @@ def test_losses_and_their_gradients_agree(official, sharing, without_dropout):
         assert {name for name, norm in expected.items() if norm > 0} == set()
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_a_step_reports_the_official_losses(official, jit_compile, without_dropout):
     detection = load(official, "gdes")
     data, drawn = training_batch(official)

@@ -131,8 +131,17 @@ def test_it_learns_words_but_not_shuffled_labels(sentences, tokenizer):
     assert learned < 0.6 * control
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    ("policy", "jit_compile"),
+    [
+        ("float32", False),
+        ("mixed_bfloat16", True),
+        ("mixed_float16", False),
+        pytest.param("float32", True, marks=pytest.mark.slow),
+        pytest.param("mixed_bfloat16", False, marks=pytest.mark.slow),
+        pytest.param("mixed_float16", True, marks=pytest.mark.slow),
+    ],
+)
 def test_it_fits_under_every_policy_compiled_or_not(policy, jit_compile):
     masked_lm = DebertaMaskedLM(make_backbone(num_layers=1, dtype=policy))
     masked_lm.compile(

@@ -189,7 +189,11 @@ def trained(strategy=None, sharing="gdes", parts=1, **kwargs):
 
 @pytest.mark.parametrize(
     ("sharing", "parts"),
-    [("gdes", 2), pytest.param("es", 2, marks=pytest.mark.slow)],
+    [
+        ("gdes", 1),
+        pytest.param("gdes", 2, marks=pytest.mark.slow),
+        pytest.param("es", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_two_devices_train_as_one_does(sharing, parts):
     one, logged = trained(sharing=sharing)

@@ -21,7 +21,11 @@ from tests.test_strategies import (
 )
 
 
-@pytest.mark.parametrize("compile", [{}, {"jit_compile": True}], ids=["graph", "xla"])
+@pytest.mark.parametrize(
+    "compile",
+    [{}, pytest.param({"jit_compile": True}, marks=pytest.mark.slow)],
+    ids=["graph", "xla"],
+)
 def test_fit_logs_both_losses_and_learns(compile):
     task = make_classifier(dropout=0.1, attention_dropout=0.1)
     model = ScaleInvariantFineTuning(task, weight=1.0)
@@ -108,10 +112,10 @@ def test_a_step_is_traced_once_in_a_compilation():
 @pytest.mark.parametrize(
     ("task_class", "parts"),
     [
-        ("masked LM", 2),
+        pytest.param("masked LM", 2, marks=pytest.mark.slow),
         pytest.param("masked LM", 1, marks=pytest.mark.slow),
-        pytest.param("classifier", 2, marks=pytest.mark.slow),
-        ("classifier", 1),
+        ("classifier", 2),
+        pytest.param("classifier", 1, marks=pytest.mark.slow),
     ],
 )
 def test_several_devices_and_parts_train_as_one(task_class, parts):

@@ -227,8 +227,12 @@ def test_arrays_are_batched_so_that_they_can_be_divided():
     ((inputs, labels),) = data.as_numpy_iterator()
     task.fit(inputs, labels, batch_size=8, verbose=0)
     assert task.optimizer.iterations.numpy() == 2
+    # The last 5 are held out, 16 are left to train on.
+    held_out = task.fit(inputs, labels, batch_size=8, validation_split=0.2, verbose=0)
+    assert "val_loss" in held_out.history
+    assert task.optimizer.iterations.numpy() == 4
     with pytest.raises(ValueError, match="need a tf.data.Dataset.*Received: x of type"):
-        task.fit(inputs, labels, batch_size=8, validation_split=0.2, verbose=0)
+        task.fit(iter([(inputs, labels)]), verbose=0)
 
 
 def test_what_is_made_outside_of_the_strategy_is_refused():
@@ -243,7 +247,7 @@ def test_what_is_made_outside_of_the_strategy_is_refused():
         inside.compile(optimizer)
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_gradient_that_is_not_finite_is_left_out(count):
     strategy = mirrored(2) if count == 2 else None
     data = masked_lm_data(3)

@@ -9,8 +9,8 @@ import pytest
 from deberta_tf.files import UsageError
 from tools import demo, evaluate, evaluation_report, sift_report, sift_study, studies
 from tools.evaluation_data import DATA_SETS
-from trainers import finetune
 from trainers.config import parse
+from trainers.finetune_config import FinetuneConfig
 
 SIZES = {split: {"rows": 3, "sha256": "f00"} for split in ("train", "dev", "test")}
 FACTS = {name: {"checkpoint": "c0de", "data": SIZES} for name in DATA_SETS}
@@ -155,7 +155,7 @@ def test_flags_of_texts_are_the_trainers(tmp_path):
     for run in own:
         module, *flags = run.stages[0].arguments[1:]
         assert module == "trainers.finetune"
-        config = parse(finetune.FinetuneConfig, flags)
+        config = parse(FinetuneConfig, flags)
         assert config.preset == "build/demo/pretrained/preset"
         assert config.train.endswith(f"data/{run.data}/train.csv")
         assert config.seed == run.seed

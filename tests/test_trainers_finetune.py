@@ -153,6 +153,7 @@ def test_it_learns_and_a_shuffled_control_does_not(preset, data, tmp_path):
     assert losses["shuffled"] < 0.8
 
 
+@pytest.mark.slow
 def test_scale_invariant_fine_tuning_goes_on_where_it_was(
     preset, data, tmp_path, monkeypatch
 ):

@@ -72,7 +72,9 @@ def results_of(model_dir):
     return json.loads((model_dir / "results.json").read_text())
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", pytest.param("adafactor", marks=pytest.mark.slow)]
+)
 def test_an_interrupted_pretraining_ends_as_a_whole_one(
     data, tmp_path, monkeypatch, optimizer
 ):
@@ -230,9 +232,8 @@ def test_mistakes_are_one_line(data, tmp_path, capsys, settings, message):
 @pytest.mark.filterwarnings(
     "ignore:Hugging Face's library has no class with this head:UserWarning"
 )
-@pytest.mark.parametrize(
-    "layout", [pytest.param("ours", marks=pytest.mark.slow), "huggingface"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["ours", "huggingface"])
 def test_replaced_token_pretraining_goes_on_from_a_folder(data, tmp_path, layout):
     settings = {"objective": "replaced_token", "num_layers": 2}
     command = flags(data, tmp_path / "first", **settings)

@@ -282,7 +282,8 @@ def test_a_kill_while_saving_changes_nothing(data, tmp_path, uninterrupted, poin
     assert not [n for n in os.listdir(tmp_path / "checkpoints") if n.endswith(".new")]
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [2, 100])
 def test_kills_at_random_moments_change_nothing(data, tmp_path, uninterrupted, kills):
     seed = random.SystemRandom().randrange(10**6)
     rng = random.Random(seed)
@@ -298,6 +299,7 @@ def test_kills_at_random_moments_change_nothing(data, tmp_path, uninterrupted, k
     assert done == kills, f"seed {seed}"
 
 
+@pytest.mark.slow
 def test_a_kill_of_one_worker_of_two_changes_nothing(data, tmp_path):
     whole, killed = (settings(data, tmp_path / name) for name in ("whole", "killed"))
     for process in workers(whole):

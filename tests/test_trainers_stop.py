@@ -143,6 +143,7 @@ def test_a_broken_line_of_scalars_is_refused_by_its_number(tmp_path, line):
         Scalars(str(tmp_path), 2)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_worker_stops_both(data, tmp_path):
     settings = {**SETTINGS, "total_steps": 80, "eval_every": 80, "log_every": 2}
     command = flags(data, tmp_path / "run", **settings)

@@ -122,6 +122,7 @@ def test_questions_with_and_without_answers(preset, tmp_path):
     assert [one.text for one in answers] == [line["prediction"] for line in predictions]
 
 
+@pytest.mark.slow
 def test_entities_of_passages(preset, tmp_path):
     columns = COLUMNS["record"]
     rows = [

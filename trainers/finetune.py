@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from deberta_tf import files, submissions
+from deberta_tf.checkpoints import folders
 from deberta_tf.embeddings import check_absolute_length
 from deberta_tf.optimization import layer_rates
 from deberta_tf.sift import ScaleInvariantFineTuning
@@ -48,8 +49,6 @@ def main(argv=None):
     found = {}
     for number in range(config.seeds):
         one = seed_config(config, number)
-        if config.dry_run and number:
-            break
         code = fine_tune(one)
         if code or config.dry_run or not run.is_finished(one):
             return code
@@ -58,10 +57,8 @@ def main(argv=None):
         keras.backend.clear_session()
         gc.collect()
     results = {**over_seeds(found), "seeds": found}
-    if devices.is_chief():
-        path = os.path.join(config.model_dir, run.RESULTS_FILE)
-        files.write_json(path, results)
-        print(table(results["mean"], results["std"]), flush=True)
+    files.write_json(os.path.join(config.model_dir, run.RESULTS_FILE), results)
+    print(table(results["mean"], results["std"]), flush=True)
     return 0
 
 
@@ -78,19 +75,8 @@ def fine_tune(config):
         task = build_task(setup)
     encoded = encode_splits(setup, task, splits)
     train = encoded["train"]
-    total_steps = math.ceil(config.epochs * len(train) / config.batch_size)
-    warmup_steps = config.warmup_steps
-    if warmup_steps is None:
-        warmup_steps = math.floor(config.warmup_fraction * total_steps)
     with strategy.scope():
-        schedule = run.make_schedule(config, total_steps, warmup_steps)
-        rates = ()
-        if config.layer_decay is not None:
-            rates = layer_rates(task.backbone.num_layers, config.layer_decay)
-        optimizer = run.make_optimizer(config, schedule, rates)
-        # No metrics in the step: the evaluations have the scores.
-        run.compile_task(task, config, optimizer, metrics=None, weighted_metrics=None)
-    run.describe(task, len(train), total_steps, config)
+        schedule = compile_task(config, task, len(train))
     training = functools.partial(training_batches, setup, task, train)
     steps_per_epoch = math.ceil(len(train) / config.batch_size)
     evaluation = dev_evaluation(setup, encoded["dev"], splits["dev"], steps_per_epoch)
@@ -120,6 +106,23 @@ def fine_tune(config):
     print(table(results), flush=True)
 
 
+def compile_task(config, task, num_rows):
+    """Compiles the task to train on so many rows; returns its learning rate."""
+    total_steps = math.ceil(config.epochs * num_rows / config.batch_size)
+    warmup_steps = config.warmup_steps
+    if warmup_steps is None:
+        warmup_steps = math.floor(config.warmup_fraction * total_steps)
+    schedule = run.make_schedule(config, total_steps, warmup_steps)
+    rates = ()
+    if config.layer_decay is not None:
+        rates = layer_rates(task.backbone.num_layers, config.layer_decay)
+    optimizer = run.make_optimizer(config, schedule, rates)
+    # No metrics in the step: the evaluations have the scores.
+    run.compile_task(task, config, optimizer, metrics=None, weighted_metrics=None)
+    run.describe(task, num_rows, total_steps, config)
+    return schedule
+
+
 def build_task(setup):
     """The task with what the preset has of it: its backbone, and its head or parts.
 
@@ -132,6 +135,8 @@ def build_task(setup):
             blocks than `frozen_layers`.
     """
     config = setup.config
+    # What is wrong with it is told before its tokenizer is missed.
+    folders.open_checkpoint(config.preset, config.load_weights)
 
     def load(task_class, **arguments):
         return task_class.from_preset(
