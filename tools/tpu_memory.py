@@ -34,10 +34,9 @@ WITHOUT_ADAMW = {("deberta_v2_xxlarge", "v5e")}
 # As a loop: of 48 blocks one by one the compiler takes more memory than this machine
 # has.
 SCANNED = ("deberta_v2_xxlarge",)
-# And of the 12 of v3-base, for v4, of this length and with checkpointing, 20 GB; of the
-# 24 of v3-large at any length.
-SCANNED_LENGTH = 512
 SCANNED_ON_V4 = ("deberta_v3_large",)
+# And of the 12 of v3-base, for v4, of this length and with checkpointing, 20 GB.
+SCANNED_LENGTH = 512
 # What the compiler gives a program of a chip's memory, by its errors.
 AVAILABLE = {"v5e": int(15.75 * 2**30), "v4": int(30.75 * 2**30)}
 # What the compiler saves at most near the limit, of what a straight line foretells:
@@ -65,11 +64,12 @@ class Cell:
 
     @property
     def scan_layers(self):
-        is_large = (
-            self.sequence_length == SCANNED_LENGTH or self.preset in SCANNED_ON_V4
-        )
-        of_v4 = self.chip == "v4" and is_large
-        return self.preset in SCANNED or (of_v4 and self.gradient_checkpointing)
+        if self.chip == "v4":
+            if self.preset in SCANNED_ON_V4:
+                return True
+            if self.gradient_checkpointing and self.sequence_length == SCANNED_LENGTH:
+                return True
+        return self.preset in SCANNED
 
 
 CELLS = tuple(
