@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from deberta_tf.files import UsageError
-from tools import ablation_report, documents, tpu_memory
+from tools import ablation_report, documents, evaluation_report, tpu_memory
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
@@ -37,6 +37,13 @@ def test_a_document_without_both_marks_is_refused(tmp_path, text):
             "ablation.jsonl",
             ablation_report,
             ablation_report.tables,
+        ),
+        (
+            "results.md",
+            "evaluation",
+            "evaluation.jsonl",
+            evaluation_report,
+            evaluation_report.table,
         ),
         ("tpu.md", "memory", "tpu_memory.jsonl", tpu_memory, tpu_memory.table),
     ],
