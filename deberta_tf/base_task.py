@@ -147,14 +147,13 @@ class DebertaTask(StrategyFit, ServingExport, writer.HuggingFaceSaving):
         x, y = as_tensors(x), as_tensors(y)
         weights = kwargs.pop("sample_weight", None)
         held_out = kwargs.pop("validation_data", None)
-        split = kwargs.pop("validation_split", None)
         arrays = (list, tuple, dict, np.ndarray, tf.Tensor, tf.RaggedTensor)
         if isinstance(held_out, (list, tuple)):
             held_out = _examples(*as_tensors(tuple(held_out))).batch(batch_size or 32)
         if isinstance(x, arrays):
             # KerasHub would hand arrays on in their order.
             x = _examples(x, y, weights)
-            if split:
+            if split := kwargs.pop("validation_split", None):
                 num_training = int(len(x) * (1 - split))
                 held_out = x.skip(num_training).batch(batch_size or 32)
                 x = x.take(num_training)

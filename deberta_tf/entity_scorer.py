@@ -2,12 +2,14 @@
 
 import keras
 import keras_hub
+import numpy as np
 import tensorflow as tf
 
 from deberta_tf.base_task import DebertaTask
 from deberta_tf.offsets import tokens_of_spans
 from deberta_tf.preprocessing import (
     DebertaPreprocessor,
+    as_ragged,
     as_tensors,
     check_batch,
     inputs_of,
@@ -72,7 +74,7 @@ class DebertaEntityScorerPreprocessor(DebertaPreprocessor):
         inputs = inputs_of(packed, "entity_positions")
         if y is None:
             return inputs
-        labels = _dense(as_tensors(y), self.max_entities)
+        labels = _dense(y, self.max_entities)
         is_there = tf.reduce_any(inputs["entity_positions"] > 0, axis=-1)
         return inputs, labels, tf.cast(is_there, tf.float32)
 
@@ -109,7 +111,7 @@ class DebertaEntityScorerPreprocessor(DebertaPreprocessor):
             starts,
             ends,
             *(
-                _dense(as_tensors(x[name]), self.max_entities)
+                _dense(x[name], self.max_entities)
                 for name in ("entity_starts", "entity_ends")
             ),
         )
@@ -154,10 +156,7 @@ def _with_mask(tokenizer, queries):
 
 def _dense(numbers, width):
     """int32 (b, width), cut or filled up with 0."""
-    numbers = tf.cast(numbers, tf.int32)
-    if not isinstance(numbers, tf.RaggedTensor):
-        numbers = tf.RaggedTensor.from_tensor(numbers)
-    return numbers.to_tensor(0, shape=[None, width])
+    return tf.cast(as_ragged(numbers), tf.int32).to_tensor(0, shape=[None, width])
 
 
 @keras.saving.register_keras_serializable("deberta_tf")
@@ -237,7 +236,7 @@ class DebertaEntityScorer(DebertaTask, keras_hub.models.Task):
 
         Args:
             x: dict as the preprocessor takes it.
-            batch_size: int. Windows at a time.
+            batch_size: int. Passages, and windows of them, at a time.
 
         Returns:
             float32 (b, max_entities); -inf for an entity that is in no window.
@@ -246,9 +245,21 @@ class DebertaEntityScorer(DebertaTask, keras_hub.models.Task):
             ValueError: if the task has no preprocessor.
         """
         self.require_preprocessor("score entities")
-        windows = self.preprocessor.windows(as_tensors(x))
-        logits = self.predict(self.inputs_in(windows), batch_size, verbose=0)
-        return mean_over_windows(tf.convert_to_tensor(logits), windows).numpy()
+        x = as_tensors(x)
+        check_batch(passage=x["passage"], query=x["query"])
+        scores = []
+        for start in range(0, len(x["passage"]), batch_size):
+            some = {name: one[start : start + batch_size] for name, one in x.items()}
+            windows = self.preprocessor.windows(some)
+            logits = self.predict(self.inputs_in(windows), batch_size, verbose=0)
+            scores.append(
+                mean_over_windows(
+                    tf.convert_to_tensor(logits),
+                    windows["entity_spans"][..., 1] > 0,
+                    windows["example"],
+                )
+            )
+        return np.concatenate(scores)
 
     def signatures(self):
         """`serving_default`: `passage` and `query` string (b,), `entity_starts` and
@@ -262,7 +273,9 @@ class DebertaEntityScorer(DebertaTask, keras_hub.models.Task):
             x = dict(zip(names, given, strict=True))
             windows = self.preprocessor.windows(x, dynamic=True)
             logits = self(self.inputs_in(windows), training=False)
-            scores = tf.exp(mean_over_windows(logits, windows))
+            is_there = windows["entity_spans"][..., 1] > 0
+            scores = mean_over_windows(logits, is_there, windows["example"])
+            scores = tf.exp(scores)
             width = tf.shape(entity_starts)[1]
             scores = scores[:, :width]
             scores = tf.pad(scores, [[0, 0], [0, width - tf.shape(scores)[1]]])
@@ -281,16 +294,15 @@ class DebertaEntityScorer(DebertaTask, keras_hub.models.Task):
         return {**super().get_config(), "dropout": self.head.dropout.rate}
 
 
-def mean_over_windows(logits, windows):
+def mean_over_windows(logits, is_there, example):
     """float32 (b, e): means of log-sigmoids over the windows that have an entity.
 
     Args:
         logits: float32 (w, e).
-        windows: as `DebertaEntityScorerPreprocessor.windows` gives them.
+        is_there: bool (w, e), which entities are in which window.
+        example: int (w,), which passage a window is of, ascending from 0.
     """
-    is_there = tf.reduce_any(windows["entity_positions"] > 0, axis=-1)
     there = tf.cast(is_there, tf.float32)
-    example = windows["example"]
     total = tf.math.segment_sum(tf.math.log_sigmoid(logits) * there, example)
     count = tf.math.segment_sum(there, example)
     return tf.where(count > 0, tf.math.divide_no_nan(total, count), -float("inf"))

@@ -14,8 +14,26 @@ from deberta_tf.checkpoints import configs, folders
 class LabelledTask(DebertaTask):
     """Base of the tasks whose head ends in `logits`, one for each named class.
 
-    Subclasses set `num_classes` and `labels`.
+    Args:
+        backbone: `DebertaBackbone`.
+        head: layer with `num_classes`.
+        preprocessor: KerasHub preprocessor, or None.
+        labels: list of str, names of the classes; or None.
+        kwargs: as `DebertaTask` takes them.
     """
+
+    def __init__(self, backbone, head, preprocessor=None, labels=None, **kwargs):
+        # `compile`, which Keras calls at the end of its own, asks for it.
+        self.num_classes = head.num_classes
+        super().__init__(backbone, head, preprocessor, **kwargs)
+        self.labels = None if labels is None else list(labels)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "labels": self.labels,
+        }
 
     @property
     def class_names(self):
@@ -173,8 +191,14 @@ class LabelledTask(DebertaTask):
         return {**super().foreign_entries(), **labels}
 
 
-def check_classes(num_classes, labels, at_least=1):
-    """Refuses a head without classes, and labels that do not name every class."""
+def class_count(num_classes, labels, at_least=1):
+    """The number of classes that is given, or that of the labels.
+
+    Raises:
+        ValueError: if there are too few, or labels that do not name every class.
+    """
+    if num_classes is None and labels is not None:
+        num_classes = len(labels)
     if num_classes is None:
         raise ValueError(
             "num_classes must be given: the preset, if any, holds no head of this task"
@@ -184,7 +208,7 @@ def check_classes(num_classes, labels, at_least=1):
             f"num_classes must be at least {at_least}. Received: {num_classes}"
         )
     if labels is None:
-        return
+        return num_classes
     if len(labels) != num_classes:
         raise ValueError(
             "labels must name every class. Received: "
@@ -192,6 +216,7 @@ def check_classes(num_classes, labels, at_least=1):
         )
     if len({_key(name) for name in labels}) < len(labels):
         raise ValueError(f"labels must differ. Received: {list(labels)}")
+    return num_classes
 
 
 def _may_keep(count, names, num_classes, labels):

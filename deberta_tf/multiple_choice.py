@@ -4,7 +4,7 @@ import keras
 import keras_hub
 import tensorflow as tf
 
-from deberta_tf.packing import pack_segments
+from deberta_tf.packing import pack_ids
 from deberta_tf.preprocessing import DebertaPreprocessor, inputs_of
 from deberta_tf.relative_position import dimensions
 from deberta_tf.tasks import PooledTask, pooled_head
@@ -68,12 +68,8 @@ class DebertaMultipleChoicePreprocessor(DebertaPreprocessor):
         first, second = (
             tokenizer.tokenize(tf.reshape(one, [-1])) for one in (texts, choices)
         )
-        packed = pack_segments(
-            [first, second[:, : self.max_choice_length]],
-            tokenizer.cls_token_id,
-            tokenizer.sep_token_id,
-            tokenizer.pad_token_id,
-            **lengths,
+        packed = pack_ids(
+            tokenizer, [first, second[:, : self.max_choice_length]], **lengths
         )
         return {
             name: tf.reshape(row, [*shape, dimensions(row)[-1]])

@@ -21,7 +21,13 @@ def pack_strings(tokenizer, texts, sequence_length=None, max_length=None):
     one = not isinstance(segments[0], tf.RaggedTensor)
     if one:
         segments = [tf.RaggedTensor.from_tensor(ids[tf.newaxis]) for ids in segments]
-    packed = pack_segments(
+    packed = pack_ids(tokenizer, segments, sequence_length, max_length)
+    return {name: x[0] for name, x in packed.items()} if one else packed
+
+
+def pack_ids(tokenizer, segments, sequence_length=None, max_length=None):
+    """`pack_segments` with the special tokens of a tokenizer."""
+    return pack_segments(
         segments,
         tokenizer.cls_token_id,
         tokenizer.sep_token_id,
@@ -29,7 +35,21 @@ def pack_strings(tokenizer, texts, sequence_length=None, max_length=None):
         sequence_length,
         max_length,
     )
-    return {name: x[0] for name, x in packed.items()} if one else packed
+
+
+def pack_marks(marks, sequence_length=None, max_length=None):
+    """What is known of tokens, at the places that `pack_segments` puts them to.
+
+    Args:
+        marks: list of int RaggedTensors (b, None), of the shape of the segments.
+        sequence_length: int, or None.
+        max_length: int, or None.
+
+    Returns:
+        int32 (b, l); -1 for special tokens and padding.
+    """
+    packed = pack_segments(marks, -1, -1, -1, sequence_length, max_length)
+    return packed["token_ids"]
 
 
 def pack_segments(

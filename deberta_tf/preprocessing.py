@@ -45,7 +45,8 @@ def as_tensors(nest):
     """Lists of lists or arrays as tensors, ragged where these differ in length; all
     else as it is.
 
-    Tuples and dicts are of several inputs, lists are an input.
+    Tuples and dicts are of several inputs, lists are an input, as in KerasHub, whose
+    own function for it is private and makes a tensor of everything.
     """
     if isinstance(nest, dict):
         return {name: as_tensors(one) for name, one in nest.items()}
@@ -57,6 +58,14 @@ def as_tensors(nest):
     if len({len(row) for row in rows}) == 1 and rows[0]:
         return tf.constant(rows)
     return tf.ragged.constant(rows, None if any(rows) else tf.string)
+
+
+def as_ragged(rows):
+    """RaggedTensor (b, None) of rows that are lists, or a tensor, dense or ragged."""
+    rows = as_tensors(rows)
+    if isinstance(rows, tf.RaggedTensor):
+        return rows
+    return tf.RaggedTensor.from_tensor(tf.convert_to_tensor(rows))
 
 
 def _is_row(one):

@@ -92,7 +92,7 @@ class DebertaQuestionAnsweringPreprocessor(DebertaPreprocessor):
         check_batch(questions=questions, contexts=contexts)
         context = self.tokenizer.tokenize_with_offsets(contexts)
         packed = self._pack(questions, context, None, dynamic)
-        packed |= characters_of(packed, *context[1:])
+        packed |= _characters_of(packed, *context[1:])
         if y is not None:
             rows = packed["example"]
             tokens = (tf.gather(one, rows) for one in _answer_tokens(context, y))
@@ -127,7 +127,7 @@ def _answer_positions(packed, first, last):
     return tf.concat([start, tf.maximum(end - 1, 0)], axis=1)
 
 
-def characters_of(packed, starts, ends):
+def _characters_of(packed, starts, ends):
     """{"starts", "ends"}: the characters of the tokens of windows, -1 for others.
 
     Args:
@@ -138,14 +138,14 @@ def characters_of(packed, starts, ends):
     is_there = token >= 0
     at = tf.cast(tf.gather(starts.row_starts(), rows), tf.int32)[:, tf.newaxis] + token
     at = tf.where(is_there, at, 0)
-    return {
-        name: tf.where(is_there, tf.gather(_not_empty(one.values), at), -1)
-        for name, one in (("starts", starts), ("ends", ends))
+    # One more, for texts without a token.
+    values = {
+        "starts": tf.concat([starts.values, [-1]], axis=0),
+        "ends": tf.concat([ends.values, [-1]], axis=0),
     }
-
-
-def _not_empty(values):
-    return tf.concat([values, [-1]], axis=0)
+    return {
+        name: tf.where(is_there, tf.gather(one, at), -1) for name, one in values.items()
+    }
 
 
 @keras.saving.register_keras_serializable("deberta_tf")

@@ -4,9 +4,9 @@ import keras
 import keras_hub
 import tensorflow as tf
 
-from deberta_tf.labelled_task import LabelledTask, check_classes
+from deberta_tf.labelled_task import LabelledTask, class_count
 from deberta_tf.offsets import tokens_of_spans
-from deberta_tf.packing import pack_segments
+from deberta_tf.packing import pack_ids, pack_marks
 from deberta_tf.preprocessing import DebertaPreprocessor, inputs_of
 from deberta_tf.task_heads import SpanPairHead
 
@@ -50,14 +50,13 @@ def pack_spans(tokenizer, x, sequence_length=None, max_length=None):
     texts = [x[name] for name in ("text", "text_pair") if name in x]
     tokens = [tokenizer.tokenize_with_offsets(text) for text in texts]
     lengths = {"sequence_length": sequence_length, "max_length": max_length}
-    specials = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
-    packed = pack_segments([ids for ids, _, _ in tokens], *specials, **lengths)
+    packed = pack_ids(tokenizer, [ids for ids, _, _ in tokens], **lengths)
     numbers = [
         tf.ragged.range(ids.row_lengths()).with_row_splits_dtype(tf.int64)
         for ids, _, _ in tokens
     ]
     # Which token of its text stands where.
-    token = pack_segments(numbers, -1, -1, -1, **lengths)["token_ids"]
+    token = pack_marks(numbers, **lengths)
     positions = []
     for i in range(2):
         segment = min(i, len(texts) - 1)
@@ -119,25 +118,21 @@ class DebertaSpanClassifier(LabelledTask, keras_hub.models.Task):
         preprocessor=None,
         **kwargs,
     ):
-        if num_classes is None and labels is not None:
-            num_classes = len(labels)
-        check_classes(num_classes, labels, at_least=2)
         head = SpanPairHead(
-            num_classes,
+            class_count(num_classes, labels, at_least=2),
             backbone.hidden_dim,
             dropout=backbone.dropout if dropout is None else dropout,
             dtype=backbone.dtype_policy,
             name="head",
         )
-        self.num_classes = num_classes
         super().__init__(
             backbone,
             head,
             preprocessor,
+            labels,
             extra_inputs={"span_positions": (2, 2)},
             **kwargs,
         )
-        self.labels = None if labels is None else list(labels)
 
     def signatures(self):
         """`serving_default`: `text` string (b,), `span_starts` and `span_ends` int32
@@ -167,7 +162,5 @@ class DebertaSpanClassifier(LabelledTask, keras_hub.models.Task):
     def get_config(self):
         return {
             **super().get_config(),
-            "num_classes": self.num_classes,
-            "labels": self.labels,
             "dropout": self.head.dropout.rate,
         }

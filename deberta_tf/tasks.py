@@ -7,7 +7,7 @@ import tensorflow as tf
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.base_task import DebertaTask
 from deberta_tf.checkpoints import configs
-from deberta_tf.labelled_task import LabelledTask, check_classes
+from deberta_tf.labelled_task import LabelledTask, class_count
 from deberta_tf.packing import pack_strings
 from deberta_tf.task_heads import ClassificationHead
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
@@ -130,33 +130,20 @@ class DebertaTextClassifier(LabelledTask, PooledTask, keras_hub.models.TextClass
         pooler_dropout=0.0,
         **kwargs,
     ):
-        if num_classes is None and labels is not None:
-            num_classes = len(labels)
-        check_classes(num_classes, labels)
-        head = pooled_head(
-            backbone, num_classes, pooler_activation, dropout, pooler_dropout
-        )
-        self.num_classes = num_classes
-        super().__init__(backbone, head, preprocessor, **kwargs)
-        self.labels = None if labels is None else list(labels)
+        count = class_count(num_classes, labels)
+        head = pooled_head(backbone, count, pooler_activation, dropout, pooler_dropout)
+        super().__init__(backbone, head, preprocessor, labels, **kwargs)
 
     def default_loss(self):
         if self.num_classes == 1:
             return keras.losses.MeanSquaredError()
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return super().default_loss()
 
     def default_metrics(self):
         if self.num_classes == 1:
             error = keras.metrics.RootMeanSquaredError("root_mean_squared_error")
             return {"metrics": [error]}
         return super().default_metrics()
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_classes": self.num_classes,
-            "labels": self.labels,
-        }
 
     def signatures(self):
         """`serving_default`: `text` string (b,), and `text_pairs`: `text` and

@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from deberta_tf.embeddings import token_mask
-from deberta_tf.labelled_task import LabelledTask, check_classes
-from deberta_tf.packing import pack_segments
-from deberta_tf.preprocessing import DebertaPreprocessor, as_tensors, inputs_of
+from deberta_tf.labelled_task import LabelledTask, class_count
+from deberta_tf.packing import pack_ids, pack_marks
+from deberta_tf.preprocessing import DebertaPreprocessor, as_ragged, inputs_of
 from deberta_tf.task_heads import TokenClassificationHead
 
 
@@ -42,18 +42,15 @@ class DebertaTokenClassifierPreprocessor(DebertaPreprocessor):
     def call(self, x, y=None, sample_weight=None):
         if sample_weight is not None:
             raise ValueError("sample_weight must be None: the classes tell which count")
-        packed = pack_words(self.tokenizer, x, self.sequence_length)
+        words = as_ragged(x)
+        packed = pack_words(self.tokenizer, words, self.sequence_length)
         inputs = inputs_of(packed)
         if y is None:
             return inputs
-        labels = as_tensors(y)
-        if not isinstance(labels, tf.RaggedTensor):
-            labels = tf.RaggedTensor.from_tensor(labels)
-        words = as_tensors(x)
-        if isinstance(words, tf.RaggedTensor):
-            tf.debugging.assert_equal(
-                words.row_lengths(), labels.row_lengths(), "a class for every word"
-            )
+        labels = as_ragged(y)
+        tf.debugging.assert_equal(
+            words.row_lengths(), labels.row_lengths(), "a class for every word"
+        )
         # A row without a word has a place to look at.
         labels = tf.cast(labels, tf.int32).to_tensor(-1)
         labels = tf.pad(labels, [[0, 0], [0, 1]], constant_values=-1)
@@ -77,22 +74,18 @@ def pack_words(tokenizer, words, sequence_length=None, max_length=None, begins=N
         dict as `pack_segments` gives it, and int32 `word` (b, l): the word that a token
         is the first of, -1 for others.
     """
-    words = as_tensors(words)
-    if not isinstance(words, tf.RaggedTensor):
-        words = tf.RaggedTensor.from_tensor(tf.convert_to_tensor(words, tf.string))
+    words = as_ragged(words)
     number = tf.ragged.range(words.row_lengths()).with_row_splits_dtype(tf.int64)
     begins = number.values == 0 if begins is None else begins.values
     space = tf.where(begins, "", " ")
     ids = tokenizer.tokenize(tf.strings.join([space, words.values]))
     lengths = {"sequence_length": sequence_length, "max_length": max_length}
-    specials = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
-    packed = pack_segments([_joined(words, ids)], *specials, **lengths)
+    packed = pack_ids(tokenizer, [_joined(words, ids)], **lengths)
     of_word = tf.gather(tf.cast(number.values, tf.int32), ids.value_rowids())
     at = tf.range(tf.size(ids.values, out_type=tf.int64))
     is_first = at == tf.gather(ids.row_starts(), ids.value_rowids())
     first = ids.with_values(tf.where(is_first, of_word, -1))
-    placed = pack_segments([_joined(words, first)], -1, -1, -1, **lengths)
-    return {**packed, "word": placed["token_ids"]}
+    return {**packed, "word": pack_marks([_joined(words, first)], **lengths)}
 
 
 def _joined(words, tokens):
@@ -139,20 +132,15 @@ class DebertaTokenClassifier(LabelledTask, keras_hub.models.Task):
         preprocessor=None,
         **kwargs,
     ):
-        if num_classes is None and labels is not None:
-            num_classes = len(labels)
-        check_classes(num_classes, labels, at_least=2)
         head = TokenClassificationHead(
-            num_classes,
+            class_count(num_classes, labels, at_least=2),
             backbone.hidden_dim,
             hidden_layer=hidden_layer,
             dropout=backbone.dropout if dropout is None else dropout,
             dtype=backbone.dtype_policy,
             name="head",
         )
-        self.num_classes = num_classes
-        super().__init__(backbone, head, preprocessor, **kwargs)
-        self.labels = None if labels is None else list(labels)
+        super().__init__(backbone, head, preprocessor, labels, **kwargs)
 
     def default_loss(self):
         return keras.losses.SparseCategoricalCrossentropy(
@@ -252,8 +240,6 @@ class DebertaTokenClassifier(LabelledTask, keras_hub.models.Task):
     def get_config(self):
         return {
             **super().get_config(),
-            "num_classes": self.num_classes,
-            "labels": self.labels,
             "hidden_layer": self.head.hidden is not None,
             "dropout": self.head.dropout.rate,
         }

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from deberta_tf.packing import pack_segments
+from deberta_tf.packing import pack_ids, pack_marks
 
 # Below every score: a token that may not begin or end a span.
 _NEVER = -1e9
@@ -50,14 +50,9 @@ def pack_windows(
     beside = tf.gather(fixed, example) if choose is None else fixed
     starts = tf.gather(windowed.row_starts(), tf.gather(example, at.value_rowids()))
     window = at.with_values(tf.gather(windowed.values, starts + at.values))
-    specials = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
-    packed = pack_segments(
-        _ordered(beside, window, windowed_first), *specials, **lengths
-    )
+    packed = pack_ids(tokenizer, _ordered(beside, window, windowed_first), **lengths)
     nothing = beside.with_values(tf.fill(tf.shape(beside.values), -1))
-    token = pack_segments(_ordered(nothing, at, windowed_first), -1, -1, -1, **lengths)[
-        "token_ids"
-    ]
+    token = pack_marks(_ordered(nothing, at, windowed_first), **lengths)
     return {**packed, "example": tf.cast(example, tf.int32), "token": token}
 
 

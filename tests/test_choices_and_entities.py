@@ -151,6 +151,8 @@ def test_an_entity_has_the_mean_of_its_windows(entity_preprocessor):
         expected = np.mean(-np.log1p(np.exp(-logits[rows, entity])))
         assert scores[number, entity] == pytest.approx(expected, abs=1e-4)
     assert np.all(np.isneginf(scores[:, 3:]))
+    one_by_one = task.score_entities(ENTITIES, batch_size=1)
+    np.testing.assert_allclose(one_by_one, scores, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
@@ -106,6 +107,13 @@ def test_the_last_examples_are_held_out_and_the_others_shuffled():
     last = {name: value[9:] for name, value in inputs.items()}
     expected = classifier.evaluate(last, labels[9:], verbose=0)[0]
     assert history.history["val_loss"] == [pytest.approx(expected)]
+
+
+def test_a_dataset_is_not_split():
+    classifier = DebertaTextClassifier(make_backbone(num_layers=1), 2)
+    dataset = tf.data.Dataset.from_tensor_slices((make_ids(), [0, 1, 0, 1])).batch(2)
+    with pytest.raises(ValueError, match="validation_split"):
+        classifier.fit(dataset, validation_split=0.5, verbose=0)
 
 
 def test_strings_pairs_and_ids_are_predicted_alike(preprocessor):

@@ -98,8 +98,11 @@ def test_served_words_have_the_tags_of_tag(preprocessor, tmp_path):
 
 
 def test_every_word_needs_a_class(preprocessor):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="a class for every word"):
-        preprocessor([["the", "captain"], ["nobody"]], y=[[1], [1]])
+    for words in ([["the", "captain"], ["nobody"]], [["the", "captain"]] * 2):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match="a class for every word"
+        ):
+            preprocessor(words, y=[[1], [1]])
 
 
 def test_a_text_that_is_not_in_words_is_refused(preprocessor):

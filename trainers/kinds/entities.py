@@ -77,11 +77,10 @@ def mention_texts(examples):
 def answers(setup, outputs, encoded, examples):
     """The text of the likeliest mention, and of each text its likeliest one."""
     count = len(outputs)
-    windows = {
-        "entity_positions": encoded.inputs["entity_spans"][:count],
-        "example": encoded.places[:count],
-    }
-    scores = mean_over_windows(tf.constant(outputs), windows).numpy()
+    is_there = encoded.inputs["entity_spans"][:count, :, 1] > 0
+    scores = mean_over_windows(
+        tf.constant(outputs), is_there, encoded.places[:count]
+    ).numpy()
     found = []
     for row, (name, texts) in enumerate(
         zip(examples.columns["id"], mention_texts(examples), strict=True)
