@@ -144,9 +144,9 @@ def test_it_learns_and_a_shuffled_control_does_not(preset, data, tmp_path):
         schedule = finetune.run.make_schedule(config, 100, 10)
         optimizer = finetune.run.make_optimizer(config, schedule)
         finetune.run.compile_task(task, config, optimizer)
-        batches = finetune.training_batches(setup, task, train, 0, 100)
+        batches = finetune.training_batches(config, train, 0, 100)
         task.fit(batches, shuffle=False, verbose=0)
-        logits = finetune.predict(config, task, encoded["dev"].inputs)
+        logits = finetune.predict(config, task, encoded["dev"])
         found = logits.argmax(axis=1)
         losses[name] = metrics.accuracy(found, encoded["dev"].targets)
     assert losses["right"] > 0.9
@@ -233,7 +233,7 @@ def test_predictions_are_in_order_whatever_the_batch(preset, data, batch_size):
     config = config_of(preset, data, batch_size=batch_size)
     task, _, encoded = prepared(config)
     dev = encoded["dev"]
-    logits = finetune.predict(config, task, dev.inputs)
+    logits = finetune.predict(config, task, dev)
     expected = task(dev.inputs, training=False)
     # 1e-5: the sums of a matmul depend on the batch.
     np.testing.assert_allclose(logits, expected, atol=1e-5)
@@ -243,7 +243,7 @@ def test_an_epoch_trains_on_every_example_once(preset, data):
     config = config_of(preset, data, batch_size=6)
     task, setup, encoded = prepared(config)
     train = encoded["train"]
-    steps = finetune.training_batches(setup, task, train, 0, 10).as_numpy_iterator()
+    steps = finetune.training_batches(config, train, 0, 10).as_numpy_iterator()
     inputs, targets = zip(*steps, strict=True)
     seen = np.concatenate([batch["token_ids"] for batch in inputs])
     as_rows = lambda ids, ys: sorted(  # noqa: E731

@@ -36,7 +36,6 @@ from trainers.finetune_data import (
     make_setup,
     read_splits,
 )
-from trainers.kinds import entities
 from trainers.kinds.encoded import answer_column
 
 
@@ -77,7 +76,7 @@ def fine_tune(config):
     train = encoded["train"]
     with strategy.scope():
         schedule = compile_task(config, task, len(train))
-    training = functools.partial(training_batches, setup, task, train)
+    training = functools.partial(training_batches, config, train)
     steps_per_epoch = math.ceil(len(train) / config.batch_size)
     evaluation = dev_evaluation(setup, encoded["dev"], splits["dev"], steps_per_epoch)
     model = by_sift(config, task) if config.sift else task
@@ -181,9 +180,8 @@ def by_sift(config, task):
     )
 
 
-def training_batches(setup, task, train, first_step, last_step, host=0, num_hosts=1):
+def training_batches(config, train, first_step, last_step, host=0, num_hosts=1):
     """Batches of the steps, as `fit` takes them: the part of one host."""
-    config = setup.config
     numbers = batches.training_rows(
         len(train),
         config.batch_size,
@@ -198,24 +196,20 @@ def training_batches(setup, task, train, first_step, last_step, host=0, num_host
 
     def batch(_, row):
         own = tf.nest.map_structure(lambda array: tf.gather(array, row), held)
-        return (_expanded(task, own.pop("x")), *own.values())
+        return (train.model_inputs(own.pop("x")), *own.values())
 
     return numbers.map(batch).prefetch(2)
 
 
-def _expanded(task, inputs):
-    return entities.expand(task, inputs) if "entity_spans" in inputs else inputs
-
-
-def predict(config, task, inputs, max_batches=-1):
+def predict(config, task, encoded, max_batches=-1):
     """Outputs, float32 (n, …), in the order of the rows."""
-    num_rows = len(inputs["token_ids"])
+    num_rows = len(encoded)
     numbers = batches.rows_in_order(num_rows, config.batch_size).take(max_batches)
-    held = _on_host(inputs)
+    held = _on_host(encoded.inputs)
 
     def batch(_, row):
         own = {name: tf.gather(array, row) for name, array in held.items()}
-        return (_expanded(task, own),)
+        return (encoded.model_inputs(own),)
 
     dataset = numbers.map(batch).prefetch(2)
     if devices.is_multi_worker():
@@ -231,7 +225,7 @@ def dev_evaluation(setup, encoded, examples, steps_per_epoch):
     kind, record = KINDS[setup.record.kind], setup.record
 
     def evaluate(task, max_batches=-1):
-        outputs = predict(setup.config, task, encoded.inputs, max_batches)
+        outputs = predict(setup.config, task, encoded, max_batches)
         answers = kind.answers(setup, outputs, encoded, examples)
         scores = kind.score(setup, answers, examples)
         if record.best_by == "mean":
@@ -252,7 +246,7 @@ def score_splits(setup, kind, task, encoded, splits):
     for split, rows in encoded.items():
         if split == "train":
             continue
-        outputs = predict(config, task, rows.inputs)
+        outputs = predict(config, task, rows)
         answers = kind.answers(setup, outputs, rows, splits[split])
         labels = answer_column(setup, splits[split])
         path = os.path.join(config.model_dir, f"predictions-{split}.jsonl")

@@ -17,9 +17,6 @@ from trainers.kinds.encoded import (
     softmax,
 )
 
-# Tokens of a question and an option of RACE, as in the official code (SPEC 9.3).
-MAX_RACE_CHOICE = 160
-
 
 def make_task(setup, load, tokenizer):
     return load(
@@ -28,7 +25,7 @@ def make_task(setup, load, tokenizer):
         preprocessor=DebertaMultipleChoicePreprocessor(
             tokenizer,
             setup.config.sequence_length,
-            MAX_RACE_CHOICE if setup.record.name.startswith("race") else None,
+            setup.record.max_choice_length,
         ),
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -37,12 +38,15 @@ class Encoded:
         targets: array (n, …); None: the labels are hidden.
         weights: float32 (n, …), of the targets; None: each row counts the same.
         places: what leads from rows back to examples.
+        expand: callable from a batch of `inputs` to what the model takes; None: they
+            are that.
     """
 
     inputs: dict
     targets: np.ndarray | None = None
     weights: np.ndarray | None = None
     places: object = None
+    expand: Callable | None = None
 
     def __len__(self):
         return len(self.inputs["token_ids"])
@@ -52,6 +56,10 @@ class Encoded:
         summary = hashlib.sha256(self.inputs["token_ids"].tobytes())
         summary.update(self.targets.tobytes())
         return summary.hexdigest()
+
+    def model_inputs(self, batch):
+        """What the model takes, of a batch of `inputs`."""
+        return batch if self.expand is None else self.expand(batch)
 
 
 def in_chunks(pack, *columns):

@@ -55,13 +55,12 @@ def encode(setup, task, examples):
             right = [text in columns["answers"][row] for text in texts[:width]]
             of_example[row, : len(right)] = right
         targets = of_example[example]
-    return Encoded(packed, targets, weights, places=example)
 
+    def expand(inputs):
+        spans = inputs.pop("entity_spans")
+        return {**inputs, "entity_positions": preprocessor.positions(spans)}
 
-def expand(task, inputs):
-    """Inputs of the model from those that `encode` keeps."""
-    spans = inputs.pop("entity_spans")
-    return {**inputs, "entity_positions": task.preprocessor.positions(spans)}
+    return Encoded(packed, targets, weights, places=example, expand=expand)
 
 
 def mention_texts(examples):

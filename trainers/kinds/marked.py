@@ -7,7 +7,10 @@ from deberta_tf.span_classifier import (
     DebertaSpanClassifierPreprocessor,
 )
 from trainers.kinds.encoded import Encoded, class_ids, in_chunks
-from trainers.kinds.text import class_answers, class_scores
+from trainers.kinds.text import answers, score
+
+# Classes are answered and scored as those of texts are.
+__all__ = ["answers", "encode", "make_task", "score"]
 
 
 def make_task(setup, load, tokenizer):
@@ -35,11 +38,3 @@ def encode(setup, task, examples):
 
     inputs = in_chunks(pack, columns["spans"], *(columns[name] for name in segments))
     return Encoded(inputs, class_ids(setup, examples))
-
-
-def answers(setup, outputs, encoded, examples):
-    return class_answers(setup, outputs, examples)
-
-
-def score(setup, answers, examples):
-    return class_scores(setup, answers, examples)

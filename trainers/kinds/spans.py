@@ -38,15 +38,10 @@ def make_task(setup, load, tokenizer):
             OVERLAP if config.window_overlap is None else config.window_overlap,
         ),
         no_answer_threshold=(
-            config.no_answer_threshold if has_unanswerable(setup) else None
+            config.no_answer_threshold if setup.record.has_unanswerable else None
         ),
         max_answer_length=config.max_answer_length,
     )
-
-
-def has_unanswerable(setup):
-    """Whether some questions have no answer."""
-    return setup.record.name == "squad2"
 
 
 def encode(setup, task, examples):
@@ -120,7 +115,7 @@ def _answer(setup, name, spans, nothing):
     text = kept[0] if kept else ""
     margin = nothing - spans[text] if kept else 0.0
     answer = {"id": name, "prediction": text}
-    if has_unanswerable(setup):
+    if setup.record.has_unanswerable:
         spans = {**spans, "": nothing}
         kept = [*kept, ""]
         answer["no_answer_score"] = margin
@@ -138,7 +133,7 @@ def score(setup, answers, examples):
     columns = examples.columns
     wanted = dict(zip(columns["id"], answer_column(setup, examples), strict=True))
     wanted = {one["id"]: wanted[one["id"]] for one in answers}
-    if not has_unanswerable(setup):
+    if not setup.record.has_unanswerable:
         return squad_scores({one["id"]: one["prediction"] for one in answers}, wanted)
     return squad_scores(
         {one["id"]: one["best_text"] for one in answers},

@@ -52,16 +52,12 @@ def _targets(setup, examples):
 
 
 def answers(setup, outputs, encoded, examples):
-    return class_answers(setup, outputs, examples)
-
-
-def class_answers(setup, logits, examples):
-    """An answer each of logits (n, classes), or of a regression's (n, 1)."""
+    """An answer each of outputs (n, classes), or of a regression's (n, 1)."""
     ids = examples.columns["id"]
     if setup.names is None:
         return [
             {"id": name, "prediction": float(one[0])}
-            for name, one in zip(ids, logits, strict=False)
+            for name, one in zip(ids, outputs, strict=False)
         ]
     return [
         {
@@ -69,15 +65,11 @@ def class_answers(setup, logits, examples):
             "prediction": setup.names[int(row.argmax())],
             "scores": named_shares(setup.names, row),
         }
-        for name, row in zip(ids, softmax(logits), strict=False)
+        for name, row in zip(ids, softmax(outputs), strict=False)
     ]
 
 
 def score(setup, answers, examples):
-    return class_scores(setup, answers, examples)
-
-
-def class_scores(setup, answers, examples):
     """The scores of the record, of answers that are classes or numbers."""
     labels = answer_column(setup, examples)[: len(answers)]
     found = [answer["prediction"] for answer in answers]

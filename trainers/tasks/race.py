@@ -9,6 +9,8 @@ from trainers import sources
 from trainers.tasks.record import Record, field
 
 LETTERS = ("A", "B", "C", "D")
+# Of a question and an option.
+MAX_CHOICE_LENGTH = 160
 
 
 def read_race(path):
@@ -84,6 +86,7 @@ def _record(name, levels, folder):
         files={split: split + folder for split in splits},
         scores=("accuracy",),
         best_by="accuracy",
+        max_choice_length=MAX_CHOICE_LENGTH,
         read_file=read_race,
         convert=race_examples,
     )

@@ -68,6 +68,8 @@ class Record:
         files: dict from our split to the official file, or folder, in a `data_dir`.
         scores: names of the scores that are reported.
         best_by: str. The score that selects the weights; "mean": the mean of `scores`.
+        has_unanswerable: bool. Of questions, whether some have no answer.
+        max_choice_length: int. Of choices, the tokens that are kept of each; None: all.
         read_file: callable from a path to rows, dicts with TFDS's names.
         convert: callable from a row, of a file or of TFDS, to a list of examples,
             dicts; ValueError: what is wrong with the row.
@@ -81,6 +83,8 @@ class Record:
     files: dict
     scores: tuple
     best_by: str
+    has_unanswerable: bool = False
+    max_choice_length: int | None = None
     read_file: Callable
     convert: Callable
 

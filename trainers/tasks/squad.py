@@ -71,6 +71,7 @@ def _record(name, version, always_answered):
         files={"train": f"train-v{version}.json", "dev": f"dev-v{version}.json"},
         scores=("f1", "exact"),
         best_by="f1",
+        has_unanswerable=not always_answered,
         read_file=read_squad,
         convert=functools.partial(squad_examples, always_answered=always_answered),
     )
