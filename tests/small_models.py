@@ -3,9 +3,23 @@
 import io
 
 import numpy as np
+import pytest
 import sentencepiece
 
 from deberta_tf.backbone import DebertaBackbone
+
+# Each policy, and both ways to run, in three cases; the others are slow.
+every_policy = pytest.mark.parametrize(
+    ("policy", "jit_compile"),
+    [
+        ("float32", False),
+        ("mixed_bfloat16", True),
+        ("mixed_float16", False),
+        pytest.param("float32", True, marks=pytest.mark.slow),
+        pytest.param("mixed_bfloat16", False, marks=pytest.mark.slow),
+        pytest.param("mixed_float16", True, marks=pytest.mark.slow),
+    ],
+)
 
 
 def make_backbone(**kwargs):

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from deberta_tf.files import UsageError
+from tests.fake_runs import make_run_chains
 from tools import ablation, ablation_report
 from trainers import pretrain
 from trainers.config import parse
@@ -100,16 +101,12 @@ def test_a_run_that_is_through_becomes_a_line_and_is_not_run_again(
     monkeypatch.setattr(ablation, "data_facts", lambda folder: DATA)
     asked = []
 
-    def run_chains(chains, folder, num_workers, key, environment):
-        assert key == "the rows'"
-        assert environment["TF_NUM_INTRAOP_THREADS"] == "1"
-        for index, chain in enumerate(chains):
-            asked.append(chain[0].name)
-            if len(asked) == 2:
-                raise ablation.StageError("no_emd_1 ended with exit code 1")
-            leave_run(chain)
-            yield index, [{"seconds": 2.4} for _ in chain]
+    def leave(chain):
+        leave_run(chain)
+        return [{"seconds": 2.4} for _ in chain]
 
+    error = ablation.StageError("no_emd_1 ended with exit code 1")
+    run_chains = make_run_chains("the rows'", asked, leave, error)
     monkeypatch.setattr(ablation, "run_chains", run_chains)
     flags = [f"--results={tmp_path / 'a.jsonl'}", f"--dir={tmp_path}"]
     flags.append(f"--document={write_document(tmp_path)}")

@@ -9,25 +9,33 @@ from deberta_tf import (
     DebertaQuestionAnswering,
     DebertaSentencePieceTokenizer,
     DebertaTextClassifier,
-    DebertaTextClassifierPreprocessor,
     DebertaTokenClassifier,
-    DebertaTokenClassifierPreprocessor,
 )
 from deberta_tf.files import run_command
+from tests.small_models import make_backbone
 from tools import export_saved_model
 
 
 @pytest.fixture
-def preset(tmp_path, sentencepiece_proto):
+def save(tmp_path, sentencepiece_proto):
+    """Saves a small task of a class; returns the folder."""
     tokenizer = DebertaSentencePieceTokenizer(sentencepiece_proto)
-    classifier = DebertaTextClassifier(
-        DebertaBackbone(104, 1, 2, 8, 8, bucket_size=8, max_sequence_length=16),
-        2,
-        labels=["calm", "loud"],
-        preprocessor=DebertaTextClassifierPreprocessor(tokenizer, 16),
-    )
-    classifier.save_to_preset(str(tmp_path / "preset"))
-    return str(tmp_path / "preset")
+
+    def save(task_class, labels):
+        task = task_class(
+            make_backbone(num_layers=1),
+            labels=labels,
+            preprocessor=task_class.preprocessor_cls(tokenizer, 16),
+        )
+        task.save_to_preset(str(tmp_path / "preset"))
+        return str(tmp_path / "preset")
+
+    return save
+
+
+@pytest.fixture
+def preset(save):
+    return save(DebertaTextClassifier, ["calm", "loud"])
 
 
 def test_the_command_writes_a_version_that_answers(preset, tmp_path, capsys):
@@ -40,16 +48,10 @@ def test_the_command_writes_a_version_that_answers(preset, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_any_task_is_exported(tmp_path, sentencepiece_proto):
-    tokenizer = DebertaSentencePieceTokenizer(sentencepiece_proto)
-    task = DebertaTokenClassifier(
-        DebertaBackbone(104, 1, 2, 8, 8, bucket_size=8, max_sequence_length=16),
-        labels=["O", "B"],
-        preprocessor=DebertaTokenClassifierPreprocessor(tokenizer, 16),
-    )
-    task.save_to_preset(str(tmp_path / "preset"))
+def test_any_task_is_exported(save, tmp_path):
+    preset = save(DebertaTokenClassifier, ["O", "B"])
     output = str(tmp_path / "served")
-    export_saved_model.main(["--preset", str(tmp_path / "preset"), "--output", output])
+    export_saved_model.main(["--preset", preset, "--output", output])
     served = tf.saved_model.load(os.path.join(output, "1"))
     words = tf.constant([["nobody", "sold"]])
     labels = served.signatures["serving_default"](words=words)["labels"].numpy()

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
-from tests.small_models import make_backbone, randomize
+from tests.small_models import every_policy, make_backbone, randomize
 
 
 @pytest.fixture
@@ -131,17 +131,7 @@ def test_it_learns_words_but_not_shuffled_labels(sentences, tokenizer):
     assert learned < 0.6 * control
 
 
-@pytest.mark.parametrize(
-    ("policy", "jit_compile"),
-    [
-        ("float32", False),
-        ("mixed_bfloat16", True),
-        ("mixed_float16", False),
-        pytest.param("float32", True, marks=pytest.mark.slow),
-        pytest.param("mixed_bfloat16", False, marks=pytest.mark.slow),
-        pytest.param("mixed_float16", True, marks=pytest.mark.slow),
-    ],
-)
+@every_policy
 def test_it_fits_under_every_policy_compiled_or_not(policy, jit_compile):
     masked_lm = DebertaMaskedLM(make_backbone(num_layers=1, dtype=policy))
     masked_lm.compile(

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from deberta_tf.files import UsageError
+from tests.fake_runs import make_run_chains
 from tools import demo, evaluate, evaluation_report, sift_report, sift_study, studies
 from tools.evaluation_data import DATA_SETS
 from trainers.config import parse
@@ -47,15 +48,10 @@ def stages(monkeypatch):
     monkeypatch.setattr(studies, "prepare", lambda options: (FACTS, "a key"))
     begun = []
 
-    def run_chains(chains, folder, num_workers, key, environment):
-        assert key == "a key"
-        assert environment["TF_NUM_INTRAOP_THREADS"] == "1"
-        for index, chain in enumerate(chains):
-            begun.append(chain[0].name)
-            if len(begun) == 2:
-                raise studies.StageError(f"{chain[0].name} ended with exit code 1")
-            yield index, [leave(stage) for stage in chain]
-
+    error = studies.StageError("the second run ended with exit code 1")
+    run_chains = make_run_chains(
+        "a key", begun, lambda chain: [leave(stage) for stage in chain], error
+    )
     monkeypatch.setattr(studies, "run_chains", run_chains)
     return begun
 

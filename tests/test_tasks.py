@@ -9,7 +9,7 @@ from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
-from tests.small_models import make_backbone, randomize
+from tests.small_models import every_policy, make_backbone, randomize
 
 TEXTS = ["the old captain sold the harbour.", "my sister painted that song!"]
 
@@ -62,17 +62,7 @@ def test_it_learns_a_regression(preprocessor, sentences):
     assert np.corrcoef(predicted, scores)[0, 1] > 0.9
 
 
-@pytest.mark.parametrize(
-    ("policy", "jit_compile"),
-    [
-        ("float32", False),
-        ("mixed_bfloat16", True),
-        ("mixed_float16", False),
-        pytest.param("float32", True, marks=pytest.mark.slow),
-        pytest.param("mixed_bfloat16", False, marks=pytest.mark.slow),
-        pytest.param("mixed_float16", True, marks=pytest.mark.slow),
-    ],
-)
+@every_policy
 def test_it_fits_under_every_policy_compiled_or_not(policy, jit_compile):
     classifier = DebertaTextClassifier(make_backbone(num_layers=1, dtype=policy), 3)
     classifier.compile(keras.optimizers.Adam(1e-2), jit_compile=jit_compile)

@@ -25,6 +25,7 @@ from tools.stages import (
     run_chains,
     run_stages,
 )
+from tools.study_flags import add_report_flags, parse_with_workers
 
 SEQUENCE_LENGTH = 128
 HELD_OUT_FRACTION = 0.02
@@ -82,28 +83,8 @@ def _parse(argv):
     parser.add_argument(
         "--dir", default=os.path.join("build", "ablation"), help="folder of the runs"
     )
-    parser.add_argument(
-        "--results",
-        default=os.path.join("docs", "ablation.jsonl"),
-        help="file of a line for each run that is through (%(default)s)",
-    )
-    parser.add_argument(
-        "--document",
-        default=os.path.join("docs", "results.md"),
-        help="where the tables go (%(default)s)",
-    )
-    parser.add_argument(
-        "--num_workers",
-        type=int,
-        default=os.cpu_count(),
-        help="runs at once, of one thread each (default: the cores)",
-    )
-    options = parser.parse_args(argv)
-    if options.num_workers < 1:
-        raise files.UsageError(
-            f"--num_workers must be at least 1; got {options.num_workers}"
-        )
-    return options
+    add_report_flags(parser, "ablation")
+    return parse_with_workers(parser, argv)
 
 
 def missing_runs(records):

@@ -17,6 +17,7 @@ from matplotlib import pyplot
 
 from deberta_tf import files
 from tools.documents import markdown_table, put_table, spread
+from tools.study_flags import read_report
 
 BASELINE = "deberta"
 # Names of the paper; the order of table and plots.
@@ -33,25 +34,12 @@ TITLES = {
 
 
 def main(argv=None):
-    parser = files.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--results",
-        default=os.path.join("docs", "ablation.jsonl"),
-        help="what tools.ablation wrote (%(default)s)",
+    options, records = read_report(
+        argv, __doc__.splitlines()[0], "ablation", read_records
     )
-    parser.add_argument(
-        "--document",
-        default=os.path.join("docs", "results.md"),
-        help="where the tables go (%(default)s)",
-    )
-    options = parser.parse_args(argv)
-    path = options.results
-    records = read_records(path)
-    if not records:
-        raise files.UsageError(f"{path} holds no runs")
     print(tables(records))
     put_table(options.document, "ablation", tables(records))
-    stem = os.path.splitext(path)[0]
+    stem = os.path.splitext(options.results)[0]
     draw_losses(records, f"{stem}_loss.png")
     if any(record["probe"] for record in records):
         draw_probes(records, f"{stem}_probe.png")

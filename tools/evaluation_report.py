@@ -12,6 +12,7 @@ from tools import studies
 from tools.documents import markdown_table, put_table, spread
 from tools.evaluation_data import DATA_SETS, SPLITS
 from tools.stages import minutes
+from tools.study_flags import read_report
 
 # Of the runs, and what each of them scores.
 TITLES = {
@@ -23,12 +24,9 @@ HEAD = "data|train / dev / test|model|measure|dev|test|seeds|time|command".split
 
 
 def main(argv=None):
-    parser = files.ArgumentParser(description=__doc__.splitlines()[0])
-    studies.add_report_flags(parser, "evaluation")
-    options = parser.parse_args(argv)
-    records = read_records(options.results)
-    if not records:
-        raise files.UsageError(f"{options.results} holds no runs")
+    options, records = read_report(
+        argv, __doc__.splitlines()[0], "evaluation", read_records
+    )
     print(table(records), flush=True)
     put_table(options.document, "evaluation", table(records))
 

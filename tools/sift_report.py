@@ -20,6 +20,7 @@ from tools.ablation_report import save_figure
 from tools.documents import markdown_table, put_table, spread
 from tools.evaluation_data import DATA_SETS
 from tools.stages import minutes
+from tools.study_flags import read_report
 
 DATA = ("sentiment", "injections")
 TITLES = {"plain": "without SiFT", "sift": "with SiFT"}
@@ -32,12 +33,9 @@ HEAD = ["data", "texts", "seeds", *TITLES.values(), "difference", "SiFT better"]
 
 
 def main(argv=None):
-    parser = files.ArgumentParser(description=__doc__.splitlines()[0])
-    studies.add_report_flags(parser, "sift_study")
-    options = parser.parse_args(argv)
-    records = read_records(options.results)
-    if not records:
-        raise files.UsageError(f"{options.results} holds no runs")
+    options, records = read_report(
+        argv, __doc__.splitlines()[0], "sift_study", read_records
+    )
     print(table(records), flush=True)
     put_table(options.document, "sift_study", table(records))
     draw(records, f"{os.path.splitext(options.results)[0]}.png")

@@ -23,6 +23,7 @@ from tools.stages import (
     run_chains,
     run_stages,
 )
+from tools.study_flags import add_report_flags, parse_with_workers
 
 # Stages of the demo up to its pretrained model.
 PRETRAINING_STAGES = 4
@@ -84,35 +85,12 @@ def parse(argv, description, name):
         help="folder of the demo, whose checkpoint is made if missing (%(default)s)",
     )
     add_report_flags(parser, name)
-    parser.add_argument(
-        "--num_workers",
-        type=int,
-        default=os.cpu_count(),
-        help="runs at once, of one thread each (default: the cores)",
-    )
-    options = parser.parse_args(argv)
-    if options.num_workers < 1:
-        raise files.UsageError(
-            f"--num_workers must be at least 1; got {options.num_workers}"
-        )
+    options = parse_with_workers(parser, argv)
     if os.path.realpath(options.dir) == os.path.realpath(options.demo):
         raise files.UsageError(
             f"--dir and --demo must differ; got {options.dir!r} twice"
         )
     return options
-
-
-def add_report_flags(parser, name):
-    parser.add_argument(
-        "--results",
-        default=os.path.join("docs", f"{name}.jsonl"),
-        help="file of a line for each run that is through (%(default)s)",
-    )
-    parser.add_argument(
-        "--document",
-        default=os.path.join("docs", "results.md"),
-        help="where the table goes (%(default)s)",
-    )
 
 
 def finetuning_stage(options, data, seed, name, **flags):

@@ -19,7 +19,7 @@ from deberta_tf import files
 from deberta_tf.masking import num_mask_positions
 from deberta_tf.published import PUBLISHED_SIZES
 from tools import tpu_compile
-from tools.documents import put_table
+from tools.documents import markdown_table, put_table
 
 PRESETS = (
     "deberta_v3_xsmall",
@@ -342,16 +342,17 @@ def table(records):
     """Markdown: of each model, chip and length the largest batches and their memory."""
     head = ["model", "chip", "length", "optimizer", "largest batch", "memory"]
     head += ["with checkpointing", "memory"]
-    lines = [head, ["---"] * len(head)]
+    lines = [head]
+    presets = {record["preset"] for record in records}
     for preset, chip, length in itertools.product(PRESETS, CHIPS, LENGTHS):
         cells = [Cell(preset, chip, length, kept) for kept in (False, True)]
-        if not any(cell_of(record) in cells for record in records):
+        if preset not in presets:
             continue
         line = [preset, chip, str(length), cells[0].optimizer]
         for cell in cells:
             line += entry(cell, records)
         lines.append(line)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(lines)
 
 
 def entry(cell, records):
