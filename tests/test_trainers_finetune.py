@@ -1,104 +1,40 @@
-"""Fine-tuning on small data: splits, scores, what is kept and written, mistakes."""
+"""Fine-tuning on small data: splits, scores, what is kept and written."""
 
 import csv
 import json
 import os
-import re
 import signal
 
 import h5py
-import keras
 import numpy as np
 import pytest
 
-from deberta_tf import files, metrics
+from deberta_tf import metrics
 from deberta_tf.backbone import DebertaBackbone
-from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.tasks import DebertaTextClassifier
-from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
+from tests.finetuning import (
+    build_task,
+    config_of,
+    flags,
+    prepared,
+    save_preset,
+    write_csv,
+    write_data,
+)
 from tests.test_trainers_run import at_step
 from trainers import finetune
-from trainers.config import field_help, parse
-from trainers.finetune_config import FinetuneConfig
 from trainers.kinds.encoded import Encoded
-
-ANIMATE = ("captain", "sister", "cat", "nobody", "jury")
 
 
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory, sentencepiece_proto):
-    """A preset of a masked-LM task, as trainers.pretrain leaves it."""
-    keras.utils.set_random_seed(1)
-    tokenizer = DebertaSentencePieceTokenizer(sentencepiece_proto)
-    backbone = DebertaBackbone(
-        tokenizer.vocabulary_size(), 1, 2, 16, 32, bucket_size=8, max_sequence_length=32
-    )
-    task = DebertaMaskedLM(backbone, DebertaMaskedLMPreprocessor(tokenizer, 24))
     folder = str(tmp_path_factory.mktemp("pretrained") / "preset")
-    task.save_to_preset(folder)
-    return folder
+    return save_preset(folder, sentencepiece_proto)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, sentences):
-    """A folder with train, dev and test: whether the subject is one of some."""
-    folder = tmp_path_factory.mktemp("labelled")
-    label = {
-        text: "yes" if any(word in text for word in ANIMATE) else "no"
-        for text in sentences
-    }
-    for split, part in (("train", (0, 60)), ("dev", (60, 83)), ("test", (83, 110))):
-        rows = [
-            (text, text[:9], label[text], len(text)) for text in sentences[slice(*part)]
-        ]
-        write_csv(
-            folder / f"{split}.csv", [("sentence", "other", "label", "score"), *rows]
-        )
-    return folder
-
-
-def write_csv(path, rows):
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(rows)
-
-
-def flags(preset, data, model_dir, **settings):
-    settings = {
-        "preset": preset,
-        "train": data / "train.csv",
-        "dev": data / "dev.csv",
-        "test": data / "test.csv",
-        "model_dir": model_dir,
-        "sequence_length": 24,
-        "batch_size": 8,
-        "epochs": 1,
-        "learning_rate": 0.01,
-        "log_every": 4,
-        "save_every": 4,
-        **settings,
-    }
-    return [
-        f"--{name}={value}" for name, value in settings.items() if value is not None
-    ]
-
-
-def config_of(preset, data, model_dir="unused", **settings):
-    return parse(FinetuneConfig, flags(preset, data, model_dir, **settings))
-
-
-def setup_of(config):
-    return finetune.make_setup(config, finetune.read_splits(config)["train"])
-
-
-def build_task(config):
-    return finetune.build_task(setup_of(config))
-
-
-def prepared(config):
-    splits = finetune.read_splits(config)
-    setup = finetune.make_setup(config, splits["train"])
-    task = finetune.build_task(setup)
-    return task, setup, finetune.encode_splits(setup, task, splits)
+    return write_data(tmp_path_factory.mktemp("labelled"), sentences)
 
 
 def json_lines(path):
@@ -314,108 +250,3 @@ def test_a_dry_run_writes_nothing(preset, data, tmp_path, capsys):
     assert "(8, 24)" in out
     assert "dry run: ok" in out
     assert not (tmp_path / "model").exists()
-
-
-def test_weights_of_another_vocabulary_are_refused(preset, data, tmp_path):
-    backbone = DebertaBackbone(1200, 1, 2, 8, 8, bucket_size=8)
-    backbone.save_to_preset(str(tmp_path / "large"))
-    settings = {"tokenizer": preset}
-    config = config_of(tmp_path / "large", data, **settings)
-    with pytest.raises(files.UsageError, match="1,200 rows: they are not of one"):
-        build_task(config)
-    fresh = config_of(tmp_path / "large", data, **settings, load_weights="false")
-    assert build_task(fresh).num_classes == 2
-
-
-def test_every_setting_has_its_help():
-    config = FinetuneConfig
-    assert set(field_help(config)) == set(config.__dataclass_fields__)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"train": "no.csv"}, "no file 'no.csv'"),
-        ({"preset": "no/where"}, "No preset 'no/where'"),
-        ({"preset": "bert_base"}, "is a geometry, without published weights"),
-        ({"preset": "deberta_v3_base"}, "'hf://microsoft/.*' has no config.json: .+"),
-        ({"text_columns": "text"}, "has no column 'text'; found: 'sentence'"),
-        ({"text_columns": "a,b,c"}, "text_columns must be one name, or two"),
-        ({"label_column": "y"}, "has no column 'y'; .* Name it with --label_column"),
-        ({"labels": "yes,maybe"}, "has label 'no' in row .* 'yes', 'maybe'"),
-        ({"labels": "yes"}, "labels must be two or more different names"),
-        ({"sequence_length": 2}, "sequence_length must be at least 3"),
-        ({"regression": "true"}, "has label '(yes|no)' in row 1; a regression needs"),
-        (
-            {"best_by": "f1"},
-            "best_by must be one of accuracy, macro_f1, matthews, mean",
-        ),
-        ({"task": "mnl"}, "no task 'mnl'; there are 'mnli'"),
-        (
-            {"task": "rte", "text_columns": "text"},
-            "text_columns is for texts of yours, without --task",
-        ),
-        ({"data_dir": "glue"}, "data_dir is nothing without --task"),
-        ({"train": None}, "--train is missing: name a file, or a --task"),
-        ({"recipe": "off"}, "recipe is nothing without --task"),
-        ({"task": "rte", "labels": "a,b"}, "can't be declared: rte has its own"),
-        (
-            {"task": "squad2", "sequence_length": 4},
-            "sequence_length must be at least 5",
-        ),
-        ({"seeds": 0}, "seeds must be at least 1"),
-        ({"epochs": 0}, "epochs must be above 0"),
-        ({"warmup_fraction": 1}, r"warmup_fraction must be in \[0, 1\)"),
-        ({"sift_weight": 3}, "sift_weight is nothing without --sift"),
-        ({"sift": "true", "sift_weight": 0}, "sift_weight must be above 0"),
-        ({"layer_decay": 0}, "layer_decay must be above 0"),
-        ({"layer_decay": 1.5}, "layer_decay must be at most 1"),
-        ({"frozen_layers": 9}, r"num_blocks must be in \[0, 1\]. Received: 9"),
-        ({"batchsize": 1}, "--batchsize; did you mean 'batch_size'"),
-    ],
-)
-def test_mistakes_are_one_line(preset, data, tmp_path, capsys, settings, message):
-    settings = {"preset": preset, **settings}
-    command = flags(data=data, model_dir=tmp_path / "model", **settings)
-    with pytest.raises(SystemExit, match="2"):
-        files.run_command(finetune.main, command)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-    assert re.search(message, line), line
-    assert not (tmp_path / "model").exists()
-
-
-def test_more_tokens_than_absolute_positions_are_refused(data, tmp_path, preset):
-    backbone = DebertaBackbone(
-        101,
-        1,
-        2,
-        16,
-        32,
-        position_terms=(),
-        absolute_position_input=True,
-        bucket_size=8,
-        max_sequence_length=16,
-    )
-    tokenizer = finetune.vocabulary.load_tokenizer(config_of(preset, data))
-    folder = str(tmp_path / "preset")
-    task = DebertaMaskedLM(backbone, DebertaMaskedLMPreprocessor(tokenizer, 16))
-    task.save_to_preset(folder)
-    with pytest.raises(ValueError, match="max_sequence_length=16, a sequence of 24"):
-        build_task(config_of(folder, data))
-
-
-def test_a_vocabulary_larger_than_the_table_is_refused(data, tmp_path, preset):
-    folder = str(tmp_path / "preset")
-    DebertaBackbone(50, 1, 2, 16, 32).save_to_preset(folder)
-    config = config_of(folder, data, tokenizer=preset)
-    with pytest.raises(ValueError, match="a tokenizer of 101, vocabulary_size=50"):
-        build_task(config)
-
-
-def test_one_class_alone_is_refused(preset, data, tmp_path):
-    path = tmp_path / "train.csv"
-    write_csv(path, [("sentence", "label"), ("a", "yes"), ("b", "yes")])
-    config = config_of(preset, data, train=path)
-    with pytest.raises(files.UsageError, match="has the one label 'yes'"):
-        prepared(config)

@@ -4,13 +4,13 @@ import dataclasses
 import json
 import statistics
 
-import keras
 import numpy as np
 import pytest
 import yaml
 
 import deberta_tf
 from deberta_tf import files
+from tests.finetuning import save_preset
 from tests.small_models import make_backbone, randomize
 from tests.task_examples import COLUMNS, make
 from trainers import finetune, recipe
@@ -19,15 +19,8 @@ from trainers.finetune_config import parse_config
 
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory, sentencepiece_proto):
-    keras.utils.set_random_seed(1)
-    tokenizer = deberta_tf.DebertaSentencePieceTokenizer(sentencepiece_proto)
-    task = deberta_tf.DebertaMaskedLM(
-        make_backbone(num_layers=1, max_sequence_length=64),
-        deberta_tf.DebertaMaskedLMPreprocessor(tokenizer, 24),
-    )
     folder = str(tmp_path_factory.mktemp("pretrained") / "preset")
-    task.save_to_preset(folder)
-    return folder
+    return save_preset(folder, sentencepiece_proto)
 
 
 def fine_tune(preset, folder, **settings):
