@@ -33,10 +33,16 @@ def entities_of(tags):
     return found
 
 
+def is_entity_tag(tag):
+    """Whether a tag is "O", or "B-" or "I-" and a type."""
+    prefix, _, kind = tag.partition("-")
+    return tag == "O" or (prefix in ("B", "I") and bool(kind))
+
+
 def _parsed(tag):
-    prefix, dash, kind = tag.partition("-")
-    if tag != "O" and not (prefix in ("B", "I") and dash and kind):
+    if not is_entity_tag(tag):
         raise ValueError(f'Tags are "O", "B-type" or "I-type". Received: {tag!r}')
+    prefix, _, kind = tag.partition("-")
     return prefix, kind
 
 

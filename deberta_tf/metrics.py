@@ -10,7 +10,7 @@ def accuracy(predictions, labels):
     """Share of predictions that equal their labels.
 
     Args:
-        predictions, labels: int arrays (n,), class ids.
+        predictions, labels: arrays (n,), class ids or names.
 
     Returns:
         float in [0, 1].

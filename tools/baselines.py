@@ -17,7 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from deberta_tf import files
-from deberta_tf.entity_metrics import entity_scores
+from deberta_tf.entity_metrics import entity_scores, is_entity_tag
+from deberta_tf.metrics import accuracy
 from tools.evaluation_data import DATA_SETS, SPLITS, read_conll, split_path
 from tools.linear_probe import read_labelled
 
@@ -70,7 +71,7 @@ def score_classifiers(splits, measure):
     features = _features(vectorizer, texts)
 
     def score(predicted, split):
-        return {"accuracy": share_equal(predicted, labels[split])}
+        return {"accuracy": accuracy(predicted, labels[split])}
 
     models = [(s, LogisticRegression(C=s, max_iter=1000)) for s in TEXT_STRENGTHS]
     return {
@@ -132,11 +133,6 @@ def most_frequent(labels):
     return label
 
 
-def share_equal(predicted, labels):
-    pairs = zip(predicted, labels, strict=True)
-    return sum(one == other for one, other in pairs) / len(labels)
-
-
 def tag_scores(predicted, sentences):
     """Scores of tags.
 
@@ -152,8 +148,8 @@ def tag_scores(predicted, sentences):
     rest = iter(map(str, predicted))
     said = [[next(rest) for _ in sentence] for sentence in sentences]
     flat = [[tag for own in one for tag in own] for one in (said, tags)]
-    scores = {"accuracy": share_equal(*flat)}
-    if all(tag == "O" or tag[:2] in ("B-", "I-") for tag in flat[1]):
+    scores = {"accuracy": accuracy(*flat)}
+    if all(map(is_entity_tag, flat[1])):
         found = entity_scores(said, tags)
         scores |= {name: found[name] for name in ("precision", "recall", "f1")}
     return scores

@@ -7,9 +7,12 @@ The copies have a typo in a share of the words, or lack that share: `tools/noise
 They are the same for every classifier.
 """
 
+import functools
+
 import numpy as np
 
 from deberta_tf import files
+from deberta_tf.metrics import accuracy
 from deberta_tf.tasks import DebertaTextClassifier
 from tools.linear_probe import read_labelled
 from tools.noise import NOISES
@@ -22,10 +25,8 @@ def conditions():
     found = {"clean": lambda text: text}
     for name, noise in NOISES.items():
         for share in SHARES:
-            # Bound now, not when called.
-            found[f"{100 * share:.0f} % {name}"] = lambda text, n=noise, s=share: n(
-                text, s
-            )
+            name_of_copy = f"{100 * share:.0f} % {name}"
+            found[name_of_copy] = functools.partial(noise, share=share)
     return found
 
 
@@ -59,8 +60,8 @@ def main(argv=None):
 
     scores = accuracies(predict, texts, labels)
     files.write_json(options.output, scores)
-    for name, accuracy in scores.items():
-        print(f"{name}: {accuracy:.4f}")
+    for name, score in scores.items():
+        print(f"{name}: {score:.4f}")
 
 
 def accuracies(predict, texts, labels):
@@ -70,11 +71,8 @@ def accuracies(predict, texts, labels):
         predict: callable from a list of str to as many labels.
         texts, labels: lists of str.
     """
-    wanted = np.array(labels)
     return {
-        name: float(
-            np.mean(np.array(predict([copy(text) for text in texts])) == wanted)
-        )
+        name: accuracy(predict([copy(text) for text in texts]), labels)
         for name, copy in conditions().items()
     }
 

@@ -55,9 +55,9 @@ def main(argv=None):
         # Else the graphs of all runs would be held.
         keras.backend.clear_session()
         gc.collect()
-    results = {**over_seeds(found), "seeds": found}
+    results = {**scoring.over_seeds(found), "seeds": found}
     files.write_json(os.path.join(config.model_dir, run.RESULTS_FILE), results)
-    print(table(results["mean"], results["std"]), flush=True)
+    print(scoring.table(results["mean"], results["std"]), flush=True)
     return 0
 
 
@@ -102,7 +102,7 @@ def fine_tune(config):
         "parameters": task.count_params(),
     }
     run.finish(config, results)
-    print(table(results), flush=True)
+    print(scoring.table(results), flush=True)
 
 
 def compile_task(config, task, num_rows):
@@ -273,41 +273,6 @@ def write_submission(config, split, answers):
     for name, text in content.items():
         os.makedirs(folder, exist_ok=True)
         files.atomic_write(os.path.join(folder, name), text)
-
-
-def over_seeds(found):
-    """{"mean", "std"}: of the numbers in results of several seeds, by split and score.
-
-    The standard deviation is that of a sample.
-    """
-    results = list(found.values())
-    of_split = {
-        split: [one[split] for one in results]
-        for split, scores in results[0].items()
-        if isinstance(scores, dict) and split != "majority_class"
-    }
-    return {
-        name: {
-            split: {
-                score: float(function([one[score] for one in each]))
-                for score in each[0]
-            }
-            for split, each in of_split.items()
-        }
-        for name, function in (("mean", statistics.mean), ("std", statistics.stdev))
-    }
-
-
-def table(means, spreads=None):
-    """Lines of splits and scores, with ± their standard deviation where there is."""
-    lines = []
-    for split, scores in means.items():
-        if not isinstance(scores, dict) or split == "majority_class":
-            continue
-        for name, value in scores.items():
-            spread = f" ± {spreads[split][name]:.4f}" if spreads else ""
-            lines.append(f"{split:<18}{name:<24}{value:>8.4f}{spread}")
-    return "\n".join(lines)
 
 
 def _on_host(arrays):

@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from deberta_tf import files
+from deberta_tf.entity_metrics import is_entity_tag
 from trainers import examples, scoring
 from trainers.kinds import choices, entities, marked, spans, tags, text
 from trainers.kinds.encoded import Setup, answer_column
@@ -102,7 +103,7 @@ def make_setup(config, train):
     names = _class_names(config, record, train)
     if record.kind == "tags":
         scores = ("accuracy",)
-        if tags.has_entities(names):
+        if all(map(is_entity_tag, names)):
             scores = (*record.scores, *scores)
         record = dataclasses.replace(record, scores=scores, best_by=scores[0])
     known = (*record.scores, "mean")

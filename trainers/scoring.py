@@ -1,4 +1,6 @@
-"""Scores by their names, and the files of predictions."""
+"""Scores by their names and over seeds, and the files of predictions."""
+
+import statistics
 
 import numpy as np
 
@@ -54,3 +56,38 @@ def majority(labels):
             if split != "train" and own is not None
         },
     }
+
+
+def over_seeds(found):
+    """{"mean", "std"}: of the numbers in results of several seeds, by split and score.
+
+    The standard deviation is that of a sample.
+    """
+    results = list(found.values())
+    of_split = {
+        split: [one[split] for one in results]
+        for split, scores in results[0].items()
+        if isinstance(scores, dict) and split != "majority_class"
+    }
+    return {
+        name: {
+            split: {
+                score: float(function([one[score] for one in each]))
+                for score in each[0]
+            }
+            for split, each in of_split.items()
+        }
+        for name, function in (("mean", statistics.mean), ("std", statistics.stdev))
+    }
+
+
+def table(means, spreads=None):
+    """Lines of splits and scores, with ± their standard deviation where there is."""
+    lines = []
+    for split, scores in means.items():
+        if not isinstance(scores, dict) or split == "majority_class":
+            continue
+        for name, value in scores.items():
+            spread = f" ± {spreads[split][name]:.4f}" if spreads else ""
+            lines.append(f"{split:<18}{name:<24}{value:>8.4f}{spread}")
+    return "\n".join(lines)

@@ -1,12 +1,13 @@
 """Tags of words: entities, parts of speech."""
 
-import re
+import itertools
 
 import numpy as np
 import tensorflow as tf
 
 from deberta_tf import files
-from deberta_tf.entity_metrics import entity_scores
+from deberta_tf.entity_metrics import entity_scores, is_entity_tag
+from deberta_tf.metrics import accuracy
 from deberta_tf.token_classifier import (
     DebertaTokenClassifier,
     DebertaTokenClassifierPreprocessor,
@@ -14,7 +15,6 @@ from deberta_tf.token_classifier import (
 )
 from trainers.kinds.encoded import Encoded, answer_column, in_chunks, softmax
 
-_ENTITY_TAG = re.compile(r"O|[BI]-.+")
 # What a word is that has no token, or that hides its tag.
 OUTSIDE = "O"
 
@@ -148,22 +148,13 @@ def _likely(names, share):
     return {names[i]: round(float(share[i]), 6) for i in order}
 
 
-def has_entities(names):
-    """Whether tags are of entities, "O", "B-…" and "I-…"."""
-    return all(_ENTITY_TAG.fullmatch(name) for name in names)
-
-
 def score(setup, answers, examples):
     """Accuracy of words; of entities also precision, recall and F1."""
     found = [answer["prediction"] for answer in answers]
     wanted = answer_column(setup, examples)[: len(found)]
-    pairs = [
-        pair
-        for rows in zip(found, wanted, strict=True)
-        for pair in zip(*rows, strict=True)
-    ]
-    scores = {"accuracy": float(np.mean([one == other for one, other in pairs]))}
-    if has_entities(setup.names):
+    words = (list(itertools.chain.from_iterable(rows)) for rows in (found, wanted))
+    scores = {"accuracy": accuracy(*words)}
+    if all(map(is_entity_tag, setup.names)):
         entities = entity_scores(found, wanted)
         scores |= {name: entities[name] for name in ("f1", "precision", "recall")}
     return scores
