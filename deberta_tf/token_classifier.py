@@ -253,4 +253,5 @@ class DebertaTokenClassifier(LabelledTask, keras_hub.models.Task):
 def _lengths_without_filling(words):
     """int64 (b,): the words of each row up to the last that is not ""."""
     place = 1 + tf.range(tf.shape(words, out_type=tf.int64)[1])
-    return tf.reduce_max(tf.where(words != "", place, 0), axis=1)
+    # Of no words at all the largest place is a negative number.
+    return tf.maximum(tf.reduce_max(tf.where(words != "", place, 0), axis=1), 0)

@@ -95,6 +95,10 @@ def test_served_words_have_the_tags_of_tag(preprocessor, tmp_path):
     # 24 tokens do not hold the last sentence.
     assert [row.count("") for row in labels][:2] == [3, 7]
     assert np.all((answers["scores"].numpy() > 0) == (np.array(labels) != ""))
+    nothing = served.signatures["serving_default"](
+        words=tf.constant([[], []], tf.string)
+    )
+    assert nothing["labels"].shape == (2, 0)
 
 
 def test_every_word_needs_a_class(preprocessor):
