@@ -53,7 +53,8 @@ class DisentangledSelfAttention(keras.layers.Layer):
     Call arguments:
         query: (b, q, hidden).
         memory: (b, k, hidden), what keys and values are made of; None: `query`.
-        relative_embeddings: (r, hidden) relative table, None without position terms.
+        relative_embeddings: (r, hidden) relative table, or what `project_positions`
+            makes of it; None without position terms.
         attention_mask: bool or int (b, q, k), True where query q may look at key
             k. A row without any such key gives zeros. None: everywhere.
         query_positions: int (b, q), positions of the queries among the keys; None:
@@ -137,9 +138,12 @@ class DisentangledSelfAttention(keras.layers.Layer):
         memory = query if memory is None else memory
         if query_positions is not None:
             query_positions = tf.cast(query_positions, "int32")
-        scores = self._scores(
-            query, memory, relative_embeddings, query_positions, training
-        )
+        positions = None
+        if self.position_terms:
+            positions = self.project_positions(relative_embeddings, training)
+        terms = self.score_terms(query, memory, positions, query_positions)
+        content = terms.pop("c2c")
+        scores = content + tf.add_n([*terms.values()]) if terms else content
         probabilities = masked_softmax(scores, attention_mask)
         weights = tf.cast(probabilities, self.compute_dtype)
         weights = self.probability_dropout(weights, training=training)
@@ -149,40 +153,75 @@ class DisentangledSelfAttention(keras.layers.Layer):
             return output, tf.transpose(probabilities, [1, 0, 2, 3])
         return output
 
-    def _scores(self, query, memory, table, query_positions, training):
-        scale = (self.head_dim * (1 + len(self.position_terms))) ** -0.5
+    def score_terms(self, query, memory, positions, query_positions=None):
+        """The terms whose sum the softmax takes.
+
+        Args:
+            query, memory: as the layer is called with.
+            positions: as `project_positions` gives it; None without position terms.
+            query_positions: int32 (b, q), or None.
+
+        Returns:
+            dict of float32 (n, b, q, k): "c2c", content to content, and the position
+            terms that the layer has, "c2p" and "p2c".
+        """
+        scale = self._scale
         # float32 whatever the policy: half-precision scores overflow in training
         # (SPEC 11.5).
         queries = self._split_heads(self.query_dense(query))
         queries = tf.cast(queries, "float32") * scale
         keys = tf.cast(self._split_heads(self.key_dense(memory)), "float32")
-        scores = tf.matmul(queries, keys, transpose_b=True)  # (n, b, q, k)
-        if not self.position_terms:
-            return scores
-        if table is None:
+        terms = {"c2c": tf.matmul(queries, keys, transpose_b=True)}  # (n, b, q, k)
+        if self.position_terms:
+            terms |= position_terms(
+                queries,
+                keys,
+                positions.get("c2p"),
+                positions.get("p2c"),
+                self.relative_positions,
+                form=self.attention_form,
+                query_positions=query_positions,
+            )
+        return terms
+
+    def project_positions(self, relative_embeddings, training=None):
+        """The relative table as keys and as queries, once for all examples.
+
+        Without dropout a call may take it in place of `relative_embeddings`, any number
+        of times.
+
+        Args:
+            relative_embeddings: (r, hidden).
+            training: bool.
+
+        Returns:
+            dict of (n, r, h), float32: "c2p", keys, and "p2c", queries, with the scale
+            of the scores; what the layer has of them.
+        """
+        if isinstance(relative_embeddings, dict):
+            return relative_embeddings
+        if relative_embeddings is None:
             raise ValueError(
                 "relative_embeddings must be given where there are position_terms. "
                 f"Received: None, position_terms={self.position_terms}"
             )
         table = self.table_dropout(
-            tf.cast(table, self.compute_dtype), training=training
+            tf.cast(relative_embeddings, self.compute_dtype), training=training
         )
-        return scores + position_scores(
-            queries,
-            keys,
-            self._project_table(self.position_key_dense, table, "c2p"),
-            self._project_table(self.position_query_dense, table, "p2c", scale),
-            self.relative_positions,
-            form=self.attention_form,
-            query_positions=query_positions,
-        )
+        denses = {
+            "c2p": (self.position_key_dense, 1.0),
+            "p2c": (self.position_query_dense, self._scale),
+        }
+        return {
+            term: tf.cast(self._split_heads(dense(table)[None])[:, 0], "float32")
+            * scale
+            for term, (dense, scale) in denses.items()
+            if term in self.position_terms
+        }
 
-    def _project_table(self, dense, table, term, scale=1.0):
-        """Projects the table, once for all examples: (n, r, h), or None."""
-        if term not in self.position_terms:
-            return None
-        heads = self._split_heads(dense(table)[None])[:, 0]
-        return tf.cast(heads, "float32") * scale
+    @property
+    def _scale(self):
+        return (self.head_dim * (1 + len(self.position_terms))) ** -0.5
 
     def _split_heads(self, x):
         """(b, l, n·h) -> (n, b, l, h).
@@ -256,19 +295,35 @@ def position_scores(
     form="auto",
     query_positions=None,
 ):
-    """Sum of the position terms of the attention scores.
+    """Sum of the position terms of the attention scores, see `position_terms`."""
+    terms = position_terms(
+        query, key, position_key, position_query, positions, form, query_positions
+    )
+    return tf.add_n([*terms.values()])
+
+
+def position_terms(
+    query,
+    key,
+    position_key,
+    position_query,
+    positions,
+    form="auto",
+    query_positions=None,
+):
+    """The position terms of the attention scores.
 
     Args:
         query: float32 (n, b, q, h).
         key: float32 (n, b, k, h).
-        position_key: float32 (n, r, h), for the c2p term; None leaves it out.
-        position_query: float32 (n, r, h), for the p2c term; None leaves it out.
+        position_key: (n, r, h), for the c2p term; None leaves it out.
+        position_query: (n, r, h), for the p2c term; None leaves it out.
         positions: `RelativePositions`.
         form: "gather", "shift" or "auto", see `DisentangledSelfAttention`.
         query_positions: int (b, q), or None for 0 to q - 1.
 
     Returns:
-        float32 (n, b, q, k).
+        dict of float32 (n, b, q, k): "c2p" and "p2c", of those that are not left out.
     """
     # Which columns a query at a position known only at run time reads takes a loop
     # over the bits of the length, so a dynamic length goes by the gather. It
@@ -277,23 +332,21 @@ def position_scores(
         query_positions is not None and key.shape[-2] is None
     )
     terms = _gathered_terms if by_gather else _shifted_terms
-    return tf.add_n(
-        terms(query, key, position_key, position_query, positions, query_positions)
-    )
+    return terms(query, key, position_key, position_query, positions, query_positions)
 
 
 def _gathered_terms(query, key, position_key, position_query, positions, at):
     index = _row_index(query, key, positions, at)  # (b or 1, q, k)
     heads, batch, query_length, key_length = *dimensions(query)[:3], dimensions(key)[2]
     index = tf.broadcast_to(index, [heads, batch, query_length, key_length])
-    terms = []
+    terms = {}
     if position_key is not None:
         scores = _times_table(query, position_key)
-        terms.append(tf.gather(scores, index, batch_dims=3))
+        terms["c2p"] = tf.gather(scores, index, batch_dims=3)
     if position_query is not None:
         scores = _times_table(key, position_query)
         by_key = tf.gather(scores, tf.transpose(index, [0, 1, 3, 2]), batch_dims=3)
-        terms.append(tf.transpose(by_key, [0, 1, 3, 2]))
+        terms["p2c"] = tf.transpose(by_key, [0, 1, 3, 2])
     return terms
 
 
@@ -310,14 +363,15 @@ def _shifted_terms(query, key, position_key, position_query, positions, at):
     key_length = dimensions(key)[2]
     # Queries that stand at chosen positions are read out of the full length.
     query_length = dimensions(query)[2] if at is None else key_length
-    terms = []
+    terms = {}
     if position_key is not None:
         rows = positions.diagonal_rows(query_length, key_length)
         scores = _times_table(query, tf.gather(position_key, rows, axis=1))
-        if at is None:
-            terms.append(relative_shift(scores, key_length))
-        else:
-            terms.append(window_shift(scores, key_length - 1 - at, key_length))
+        terms["c2p"] = (
+            relative_shift(scores, key_length)
+            if at is None
+            else window_shift(scores, key_length - 1 - at, key_length)
+        )
     if position_query is not None:
         # Keys are the rows here, and their distances run the other way: the same
         # diagonals, read backwards.
@@ -325,7 +379,7 @@ def _shifted_terms(query, key, position_key, position_query, positions, at):
         scores = _times_table(key, tf.gather(position_query, rows, axis=1))
         by_key = relative_shift(scores, query_length)
         by_query = tf.transpose(by_key, [0, 1, 3, 2])
-        terms.append(by_query if at is None else select_rows(by_query, at))
+        terms["p2c"] = by_query if at is None else select_rows(by_query, at)
     return terms
 
 
@@ -333,7 +387,7 @@ def _times_table(content, table):
     """(n, b, l, h) x (n, r, h) -> (n, b, l, r), one product over all examples."""
     heads, batch, length, width = dimensions(content)
     flat = tf.reshape(content, [heads, batch * length, width])
-    scores = tf.matmul(flat, table, transpose_b=True)
+    scores = tf.matmul(flat, tf.cast(table, flat.dtype), transpose_b=True)
     return tf.reshape(scores, [heads, batch, length, dimensions(table)[1]])
 
 
