@@ -80,8 +80,8 @@ def _tensors_of_rows(rows, infos):
                 ) from None
         if {*row} != {*infos}:
             raise _invalid(
-                f"{which} of 'instances' list. JSON object: {json.dumps(row):.256} keys "
-                f"must be equal to: {','.join(sorted(infos))}"
+                f"{which} of 'instances' list. JSON object: {json.dumps(row):.256} "
+                f"keys must be equal to: {','.join(sorted(infos))}"
             )
     return {
         name: tf.constant(np.stack(column), tf.as_dtype(infos[name].dtype))

@@ -5,6 +5,7 @@ import io
 import json
 import socket
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ import tensorflow as tf
 
 import deberta_tf
 from deberta_tf.files import UsageError, run_command
+from tests.late_port import LatePort
 from tests.small_models import make_backbone, randomize
+from tests.stand_in_json import Refused
 from tests.stand_in_server import StandInServer
 from tools import serving_client, serving_transports
 
 TEXTS = ["the old captain sold the harbour.", "", "naïve « peas » 🚲", "song " * 40]
-PAIRS = [{"text": one, "text_pair": two} for one, two in zip(TEXTS, TEXTS[1:] + ["x"])]
+PAIRS = [{"text": text, "text_pair": text[:9]} for text in TEXTS]
 WORDS = [["the", "captain", "", "sold", "Oslo"], [], ["nobody"], ["frozen", "peas"] * 6]
 QUESTIONS = [
     {"question": "who sold it?", "context": "the old captain sold the harbour " * 3},
@@ -104,6 +107,17 @@ def check_same(answers, expected):
                 np.testing.assert_allclose(answer[name], row, rtol=1e-6, atol=1e-6)
 
 
+def fails_after(server, count):
+    predict = server.predict
+
+    def fail(*arguments):
+        if len(server.requests) == count:
+            raise Refused("INTERNAL", "out of luck")
+        return predict(*arguments)
+
+    return fail
+
+
 @BOTH
 def test_texts_get_the_answers_of_the_saved_model(classifier, ask, protocol):
     answers = ask(classifier, protocol, [{"text": text} for text in TEXTS])
@@ -164,3 +178,234 @@ def test_ids_of_one_length_share_a_batch(classifier, ask):
     for value, answer in zip(values, answers, strict=True):
         own = {name: np.array([row], np.int32) for name, row in value.items()}
         check_same([answer], own_answers(classifier, "token_ids", **own))
+
+
+@BOTH
+def test_order_and_ids_are_kept_over_batches(classifier, ask, protocol):
+    values = [{"id": 7 - row, "text": TEXTS[row % 4]} for row in range(7)]
+    answers = ask(classifier, protocol, values, "--batch_size", "3")
+    assert [rows for _, rows in classifier.requests] == [3, 3, 1]
+    assert [answer.pop("id") for answer in answers] == [7, 6, 5, 4, 3, 2, 1]
+    texts = [value["text"] for value in values]
+    check_same(answers, own_answers(classifier, text=texts))
+
+
+def test_one_input_is_also_taken_as_its_bare_value(classifier, ask):
+    objects = [{"text": text} for text in TEXTS]
+    assert ask(classifier, "grpc", TEXTS) == ask(classifier, "grpc", objects)
+
+
+def test_a_file_without_lines_gives_a_file_without_lines(classifier, ask):
+    assert ask(classifier, "rest", []) == []
+
+
+@BOTH
+def test_a_version_is_chosen_by_its_number(classifier, ask, protocol):
+    values = [{"text": "nobody"}]
+    chosen = ask(classifier, protocol, values, "--model_version", "1")
+    assert chosen == ask(classifier, protocol, values)
+    with pytest.raises(UsageError, match=r"'deberta' of version 2: .*Specific\(deb"):
+        ask(classifier, protocol, values, "--model_version", "2")
+
+
+@BOTH
+def test_standard_streams_are_a_dash(classifier, protocol, monkeypatch, capsys):
+    stdin = io.TextIOWrapper(io.BytesIO('{"text": "naïve"}\n'.encode()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    address = classifier.address(protocol)
+    serving_client.main(
+        f"--address {address} --protocol {protocol} --model deberta --input - "
+        "--output -".split()
+    )
+    captured = capsys.readouterr()
+    check_same([json.loads(captured.out)], own_answers(classifier, text=["naïve"]))
+    # No progress bar where nobody looks.
+    assert captured.err == ""
+
+
+@BOTH
+@pytest.mark.parametrize("failure", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
+def test_a_busy_server_is_asked_again(classifier, ask, protocol, failure):
+    classifier.failures, classifier.failure = 2, failure
+    answers = ask(classifier, protocol, [{"text": "nobody"}], "--retries", "2")
+    check_same(answers, own_answers(classifier, text=["nobody"]))
+    assert classifier.failures == 0
+
+
+@BOTH
+def test_a_server_that_stays_busy_is_given_up(classifier, ask, protocol, tmp_path):
+    classifier.failures, classifier.failure = 9, "UNAVAILABLE"
+    message = "is unavailable, tries: 3: The batch scheduling queue is full"
+    with pytest.raises(UsageError, match=message):
+        ask(classifier, protocol, [{"text": "nobody"}], "--retries", "2")
+    assert classifier.failures == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@BOTH
+def test_a_server_that_hangs_is_not_asked_again(classifier, ask, protocol):
+    classifier.is_free.clear()
+    with pytest.raises(
+        UsageError, match=r"in.jsonl, line 1: .* no answer within 0.3 s \(--timeout_s\)"
+    ):
+        ask(classifier, protocol, [{"text": "nobody"}], "--timeout_s", "0.3")
+    classifier.is_free.set()
+
+
+@BOTH
+def test_a_server_that_is_not_there_is_one_line(ask, protocol, capsys):
+    with socket.socket() as unused:
+        # Bound, and nobody listens.
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(SystemExit, match="2"):
+            run_command(
+                lambda _: ask(address, protocol, [{"text": "x"}], "--retries", "1")
+            )
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {address} is unavailable, tries: 2: ")
+    assert "refused" in error
+    assert error.count("\n") == 1
+
+
+@BOTH
+def test_a_server_that_comes_late_is_found(classifier, ask, protocol, monkeypatch):
+    """Its port opens when the client waits to try again."""
+    listener = LatePort(classifier.address(protocol))
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda s: (listener.open(), sleep(s)))
+    with contextlib.closing(listener):
+        answers = ask(listener.address, protocol, [{"text": "nobody"}])
+    check_same(answers, own_answers(classifier, text=["nobody"]))
+
+
+@BOTH
+def test_a_server_that_falls_silent_leaves_the_old_output(
+    classifier, ask, protocol, tmp_path
+):
+    (tmp_path / "out.jsonl").write_text("old")
+    predict, classifier.predict = classifier.predict, fails_after(classifier, 2)
+    try:
+        with pytest.raises(UsageError, match="in.jsonl, lines 5-6: .* INTERNAL|500"):
+            ask(classifier, protocol, [{"text": "x"}] * 9, "--batch_size", "2")
+    finally:
+        classifier.predict = predict
+    assert (tmp_path / "out.jsonl").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@BOTH
+def test_a_wrong_signature_is_told_those_there_are(classifier, ask, protocol):
+    with pytest.raises(
+        UsageError,
+        match="no signature 'classify_all' .* 'serving_default', 'text_pairs', 'token_",
+    ):
+        ask(classifier, protocol, TEXTS, "--signature", "classify_all")
+
+
+@BOTH
+def test_a_wrong_model_is_named(classifier, ask, protocol):
+    with pytest.raises(
+        UsageError,
+        match=r"serves no model 'bert': Servable not found for request: Latest\(bert\)",
+    ):
+        ask(classifier, protocol, TEXTS, "--model", "bert")
+
+
+@pytest.mark.parametrize(("protocol", "other"), [("grpc", "rest"), ("rest", "grpc")])
+def test_the_port_of_the_other_protocol_is_one_error(classifier, ask, protocol, other):
+    with pytest.raises(UsageError, match=f"{classifier.address(other)} "):
+        ask(classifier.address(other), protocol, TEXTS, "--retries", "0")
+
+
+@BOTH
+def test_batches_above_the_limit_are_halved(classifier, ask, protocol):
+    values = [{"text": "a" * 300}] * 2 + [{"text": "b"}] * 3
+    answers = ask(classifier, protocol, values, "--max_request_bytes", "450")
+    assert [rows for _, rows in classifier.requests] == [1, 1, 3]
+    check_same(answers, own_answers(classifier, text=[one["text"] for one in values]))
+
+
+@BOTH
+def test_an_example_above_the_limit_is_named_before_any_is_sent(
+    classifier, ask, protocol
+):
+    values = [{"text": "b"}, {"text": "a" * 1000}, {"text": "b"}]
+    with pytest.raises(
+        UsageError,
+        match="line 2: a request of 10.. bytes, above --max_request_bytes 450",
+    ):
+        ask(classifier, protocol, values, "--max_request_bytes", "450")
+    assert classifier.requests == []
+
+
+@BOTH
+def test_a_limit_of_the_server_is_told_as_such(classifier, ask, protocol):
+    values = [{"text": "a" * 5 * 1024**2}]
+    with pytest.raises(
+        UsageError,
+        match=r"line 1: .* takes no request of this size \(see --max_request_bytes\): "
+        "(SERVER: Received message larger than max|Request Entity Too Large)",
+    ):
+        ask(classifier, protocol, values, "--max_request_bytes", str(9 * 1024**2))
+
+
+@BOTH
+def test_a_refusal_has_the_servers_words_and_the_lines(classifier, ask, protocol):
+    def refuse(*_):
+        raise Refused("INVALID_ARGUMENT", "text: bad")
+
+    predict, classifier.predict = classifier.predict, refuse
+    try:
+        with pytest.raises(
+            UsageError, match="lines 1-4: .* answered (INVALID_ARGUMENT|400): text: bad"
+        ):
+            ask(classifier, protocol, TEXTS)
+    finally:
+        classifier.predict = predict
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"{}\n{", "line 2, is not JSON: .* Found: b'{'"),
+        (b'"a"\n\xff\n', "line 2, is not JSON: 'utf-8' codec"),
+    ],
+)
+def test_lines_are_read_before_the_server_is_asked(tmp_path, text, message):
+    (tmp_path / "in.jsonl").write_bytes(text)
+    command = ["--address", "localhost:1", "--model", "deberta", "--input"]
+    command += [str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out")]
+    with pytest.raises(UsageError, match=f"in.jsonl, {message}"):
+        serving_client.main(command)
+
+
+@BOTH
+def test_wrong_inputs_are_named_before_any_is_sent(classifier, ask, protocol):
+    with pytest.raises(
+        UsageError, match="in.jsonl, line 2: 'text' must be of type str"
+    ):
+        ask(classifier, protocol, [{"text": "a"}, {"text": 3}])
+    assert classifier.requests == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--address http://localhost:1", "--address must be HOST:PORT. Found: 'http"),
+        ("--batch_size 0", "--batch_size must be at least 1. Found: 0"),
+        ("--retries -1", "--retries must be at least 0. Found: -1"),
+        ("--timeout_s 0", "--timeout_s must be above 0. Found: 0.0"),
+        ("--output nowhere/out", "--output must be a file in a folder that exists"),
+        ("--protocol http", "argument --protocol: invalid choice: 'http'"),
+    ],
+)
+def test_a_wrong_flag_is_named(flags, message):
+    command = "--address h:1 --model m --input nothing --output out " + flags
+    with pytest.raises(UsageError, match=message):
+        serving_client.main(command.split())
+
+
+def test_an_address_of_ipv6_is_in_brackets():
+    command = "--address [::1]:8500 --model m --input in --output out".split()
+    assert serving_client.parse(command).address == "[::1]:8500"

@@ -256,10 +256,10 @@ class RestServer:
 class _Retry(urllib3.Retry):
     """Retries, but not of requests that ran out of time: they may still be at work."""
 
-    def increment(self, method=None, url=None, response=None, error=None, *rest):
+    def increment(self, *arguments, error=None, **named):
         if isinstance(error, urllib3.exceptions.ReadTimeoutError):
             raise error
-        return super().increment(method, url, response, error, *rest)
+        return super().increment(*arguments, error=error, **named)
 
 
 def _in_line(message):
