@@ -1,10 +1,12 @@
 """The client of TF Serving, over real sockets; `stand_in_server` says what answers."""
 
 import contextlib
+import http.server
 import io
 import json
 import socket
 import sys
+import threading
 import time
 
 import numpy as np
@@ -223,6 +225,13 @@ def test_standard_streams_are_a_dash(classifier, protocol, monkeypatch, capsys):
     assert captured.err == ""
 
 
+def test_a_terminal_is_shown_how_far_it_is(classifier, ask, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    ask(classifier, "grpc", TEXTS, "--batch_size", "1")
+    assert "100%" in capsys.readouterr().err
+
+
 @BOTH
 @pytest.mark.parametrize("failure", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
 def test_a_busy_server_is_asked_again(classifier, ask, protocol, failure):
@@ -235,7 +244,7 @@ def test_a_busy_server_is_asked_again(classifier, ask, protocol, failure):
 @BOTH
 def test_a_server_that_stays_busy_is_given_up(classifier, ask, protocol, tmp_path):
     classifier.failures, classifier.failure = 9, "UNAVAILABLE"
-    message = "is unavailable, tries: 3: The batch scheduling queue is full"
+    message = "is unavailable by ...., tries: 3: The batch scheduling queue is full"
     with pytest.raises(UsageError, match=message):
         ask(classifier, protocol, [{"text": "nobody"}], "--retries", "2")
     assert classifier.failures == 6
@@ -263,7 +272,8 @@ def test_a_server_that_is_not_there_is_one_line(ask, protocol, capsys):
                 lambda _: ask(address, protocol, [{"text": "x"}], "--retries", "1")
             )
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {address} is unavailable, tries: 2: ")
+    assert error.startswith(f"error: {address} is unavailable by ")
+    assert ", tries: 2: " in error
     assert "refused" in error
     assert error.count("\n") == 1
 
@@ -310,6 +320,22 @@ def test_a_wrong_model_is_named(classifier, ask, protocol):
         match=r"serves no model 'bert': Servable not found for request: Latest\(bert\)",
     ):
         ask(classifier, protocol, TEXTS, "--model", "bert")
+
+
+def test_what_is_no_tf_serving_is_told_as_it_answers(ask):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404, "no such page")
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(UsageError, match="answered 404: .*no such page"):
+            ask(f"127.0.0.1:{server.server_port}", "rest", TEXTS)
+        thread.join()
 
 
 @pytest.mark.parametrize(("protocol", "other"), [("grpc", "rest"), ("rest", "grpc")])
@@ -365,21 +391,6 @@ def test_a_refusal_has_the_servers_words_and_the_lines(classifier, ask, protocol
         classifier.predict = predict
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (b"{}\n{", "line 2, is not JSON: .* Found: b'{'"),
-        (b'"a"\n\xff\n', "line 2, is not JSON: 'utf-8' codec"),
-    ],
-)
-def test_lines_are_read_before_the_server_is_asked(tmp_path, text, message):
-    (tmp_path / "in.jsonl").write_bytes(text)
-    command = ["--address", "localhost:1", "--model", "deberta", "--input"]
-    command += [str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out")]
-    with pytest.raises(UsageError, match=f"in.jsonl, {message}"):
-        serving_client.main(command)
-
-
 @BOTH
 def test_wrong_inputs_are_named_before_any_is_sent(classifier, ask, protocol):
     with pytest.raises(
@@ -387,25 +398,3 @@ def test_wrong_inputs_are_named_before_any_is_sent(classifier, ask, protocol):
     ):
         ask(classifier, protocol, [{"text": "a"}, {"text": 3}])
     assert classifier.requests == []
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--address http://localhost:1", "--address must be HOST:PORT. Found: 'http"),
-        ("--batch_size 0", "--batch_size must be at least 1. Found: 0"),
-        ("--retries -1", "--retries must be at least 0. Found: -1"),
-        ("--timeout_s 0", "--timeout_s must be above 0. Found: 0.0"),
-        ("--output nowhere/out", "--output must be a file in a folder that exists"),
-        ("--protocol http", "argument --protocol: invalid choice: 'http'"),
-    ],
-)
-def test_a_wrong_flag_is_named(flags, message):
-    command = "--address h:1 --model m --input nothing --output out " + flags
-    with pytest.raises(UsageError, match=message):
-        serving_client.main(command.split())
-
-
-def test_an_address_of_ipv6_is_in_brackets():
-    command = "--address [::1]:8500 --model m --input in --output out".split()
-    assert serving_client.parse(command).address == "[::1]:8500"

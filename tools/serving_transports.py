@@ -48,9 +48,10 @@ class Target:
             f"{self.address} gave no answer within {self.timeout_s:g} s (--timeout_s)"
         )
 
-    def unavailable(self, tries, message):
+    def unavailable(self, protocol, tries, message):
         return files.UsageError(
-            f"{self.address} is unavailable, tries: {tries}: {_in_line(message)}"
+            f"{self.address} is unavailable by {protocol}, tries: {tries}: "
+            f"{_in_line(message)}"
         )
 
     def not_found(self, message):
@@ -144,7 +145,7 @@ class GrpcServer:
         if _TOO_LARGE in details:
             return self.target.too_large(details)
         if code in _RETRIED:
-            return self.target.unavailable(tries, details)
+            return self.target.unavailable("gRPC", tries, details)
         return self.target.refused(code.name, details)
 
 
@@ -232,24 +233,26 @@ class RestServer:
             # Within it is what the last try met.
             reason = getattr(error.args[0], "reason", error) if error.args else error
             tries = self.target.retries + 1
-            raise self.target.unavailable(tries, reason) from None
-        text = response.content.decode("utf-8", "replace")
+            raise self.target.unavailable("REST", tries, reason) from None
         try:
-            body = json.loads(text)
+            body = json.loads(response.content.decode("utf-8", "replace"))
         except ValueError:
-            body = {"error": text}
+            body = None
         if response.status_code != 200:
-            raise self._error(response.status_code, body)
+            raise self._error(response, body)
         return body
 
-    def _error(self, status, body):
-        message = body.get("error", body) if isinstance(body, dict) else body
-        if status == 404:
-            return self.target.not_found(message)
+    def _error(self, response, body):
+        status, message = response.status_code, response.text or response.reason
+        if isinstance(body, dict) and "error" in body:
+            # None but TF Serving tells its errors so.
+            if status == 404:
+                return self.target.not_found(body["error"])
+            message = body["error"]
         if status == 413:
             return self.target.too_large(message)
         if status in (429, 502, 503, 504):
-            return self.target.unavailable(self.target.retries + 1, message)
+            return self.target.unavailable("REST", self.target.retries + 1, message)
         return self.target.refused(status, message)
 
 
