@@ -156,11 +156,13 @@ def _list(texts):
 def _text(value):
     if isinstance(value, bytes):
         return json.dumps(value.decode("utf-8"), ensure_ascii=False)
-    if not isinstance(value, np.floating):
-        return str(value)
-    # Six digits if they mean the same number, else nine.
+    return decimal(value) if isinstance(value, np.floating) else str(value)
+
+
+def decimal(value):
+    """JSON of a float32: six digits if they mean the same number, else nine."""
     text = f"{value:g}"
-    if type(value)(text) != value:
+    if np.float32(text) != np.float32(value):
         text = f"{value:.9g}"
     return text if "." in text or "e" in text else f"{text}.0"
 

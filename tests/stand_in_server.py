@@ -5,7 +5,7 @@ and the sockets. Which requests are refused, with what status and words, and how
 read and written, follow TF Serving's sources: servables/tensorflow/predict_util.cc and
 get_model_metadata_impl.cc, util/json_tensor.cc (in `stand_in_json`) and
 model_servers/http_server.cc and http_rest_api_util.cc. There is no batching of requests
-by the server, one model, and Predict alone.
+by the server, and one model.
 """
 
 import concurrent.futures
@@ -23,12 +23,15 @@ import tensorflow_text  # noqa: F401 (its ops tokenise in the graph)
 from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
+from tests import stand_in_classify
 from tests.stand_in_json import Refused, predictions_of, tensors_of
 
 _HTTP = {
@@ -38,6 +41,14 @@ _HTTP = {
     "RESOURCE_EXHAUSTED": 429,
     "INTERNAL": 500,
     "UNAVAILABLE": 503,
+}
+_REQUESTS = {
+    "classify": classification_pb2.ClassificationRequest,
+    "regress": regression_pb2.RegressionRequest,
+}
+_RESULTS = {
+    "classify": stand_in_classify.classification,
+    "regress": stand_in_classify.regression,
 }
 _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+))?"
 
@@ -53,8 +64,8 @@ class StandInServer:
     Attributes:
         grpc_address, rest_address: str, HOST:PORT.
         failures: int. So many of the next calls fail with `failure`, a status.
-        requests: list of a tuple (protocol, number of rows), of each Predict answered.
-        is_free: `threading.Event`. Predict answers nothing until it is set.
+        requests: list of a tuple (protocol, number of rows), of what was answered.
+        is_free: `threading.Event`. Nothing but metadata is answered until it is set.
     """
 
     def __init__(self, name, directory, max_request_bytes=4 * 1024**2):
@@ -111,6 +122,16 @@ class StandInServer:
         rows = next(iter(outputs.values())).shape[0]
         self.requests.append((protocol, rows))
         return outputs
+
+    def judge(self, protocol, version, request, method):
+        """The result of a request to "classify" or to "regress"."""
+        name = request.model_spec.signature_name or "serving_default"
+        stand_in_classify.check_signature(version.signature_defs, name, method)
+        examples = stand_in_classify.examples_of(request)
+        outputs = self.predict(
+            protocol, version, name, {"inputs": tf.constant(examples)}
+        )
+        return _RESULTS[method](outputs, len(examples))
 
 
 class _Version:
@@ -206,6 +227,23 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             response.outputs[name].CopyFrom(tf.make_tensor_proto(tensor.numpy()))
         return response
 
+    def Classify(self, request, context):
+        response = classification_pb2.ClassificationResponse()
+        return self._judge(request, response, context, "classify")
+
+    def Regress(self, request, context):
+        response = regression_pb2.RegressionResponse()
+        return self._judge(request, response, context, "regress")
+
+    def _judge(self, request, response, context, method):
+        try:
+            _, version = self._version(request.model_spec)
+            result = self._serving.judge("grpc", version, request, method)
+        except Refused as refused:
+            context.abort(grpc.StatusCode[refused.status], str(refused))
+        response.result.CopyFrom(result)
+        return response
+
     def _version(self, spec):
         number = spec.version.value if spec.HasField("version") else None
         return self._serving.version(spec.name, number)
@@ -255,7 +293,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(413, '{"error": "Request Entity Too Large"}')
         else:
             self._answer(
-                rf"{_MODEL}:predict", lambda *found: self._predict(body, *found)
+                rf"{_MODEL}:(predict|classify|regress)",
+                lambda _, version, method: self._compute(body, version, method),
             )
 
     def _answer(self, pattern, answer):
@@ -287,7 +326,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         )
         return json.dumps({"model_spec": spec, "metadata": {"signature_def": found}})
 
-    def _predict(self, body, number, version):
+    def _compute(self, body, version, method):
+        if method != "predict":
+            request = _REQUESTS[method]()
+            stand_in_classify.fill_request(body, request)
+            result = self.serving.judge("rest", version, request, method)
+            return stand_in_classify.result_json(result)
         signature_name, tensors, is_rows = tensors_of(body, version.signature_defs)
         outputs = self.serving.predict("rest", version, signature_name, tensors)
         return predictions_of(outputs, is_rows)
