@@ -80,10 +80,9 @@ def read_lines(path):
     Raises:
         UsageError: if a line is not JSON in UTF-8; it names the line.
     """
-    is_standard = path == "-"
-    opened = contextlib.nullcontext(sys.stdin.buffer) if is_standard else None
+    standard = contextlib.nullcontext(sys.stdin.buffer)
     values = []
-    with opened or open(path, "rb") as file:
+    with standard if path == "-" else open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 values.append((number, json.loads(line.decode("utf-8"))))
