@@ -14,9 +14,9 @@ import pytest
 
 import deberta_tf
 from deberta_tf.files import UsageError, run_command
-from tests import served_tasks
+from tests import client_checks
+from tests.client_checks import check_same, own_answers, serve
 from tests.late_port import LatePort
-from tests.served_tasks import check_same, own_answers, serve
 from tests.stand_in_json import Refused
 from tools import serving_client, serving_transports
 
@@ -52,7 +52,7 @@ def classifier(serving):
 @pytest.fixture
 def ask(tmp_path):
     """Asks a server about values, with flags, by files in `tmp_path`."""
-    return functools.partial(served_tasks.ask, tmp_path)
+    return functools.partial(client_checks.ask, tmp_path)
 
 
 def fails_after(server, count):

@@ -3,7 +3,7 @@
 import pytest
 
 import deberta_tf
-from tests.served_tasks import ask, check_same, own_answers, serve
+from tests.client_checks import ask, check_same, own_answers, serve
 
 WORDS = [["the", "captain", "", "sold", "Oslo"], [], ["nobody"], ["frozen", "peas"] * 6]
 QUESTIONS = [
