@@ -1,5 +1,7 @@
 """The encoder of DeBERTa: blocks that share one relative table."""
 
+import contextlib
+
 import keras
 import tensorflow as tf
 
@@ -244,6 +246,7 @@ class DebertaEncoder(keras.layers.Layer):
             for i in range(num_layers)
         ]
         self.relative_norm = self.convolution = self.relative_embeddings = None
+        self._folded = None
         epsilon = self.blocks[0].output_norm.epsilon
         if self.has_relative_table and normalize_relative_embeddings:
             self.relative_norm = keras.layers.LayerNormalization(
@@ -280,16 +283,17 @@ class DebertaEncoder(keras.layers.Layer):
 
     def call(self, x, padding_mask, states=False, skip_last_block=False, training=None):
         mask = attention_mask(padding_mask)
-        table = self._relative_table()
+        tables = self._position_tables()
         hidden = [x]
         blocks = self.blocks[:-1] if skip_last_block else self.blocks
-        if self.scan_layers and len(blocks) > 1:
+        # Folded tables are those of a block.
+        if self.scan_layers and len(blocks) > 1 and self._folded is None:
             # The convolution follows the first block alone: it stays out of the loop.
             alone = 0 if self.convolution is None else 1
             blocks, rest = blocks[:alone], blocks[alone:]
         else:
             rest = []
-        for block in blocks:
+        for block, table in zip(blocks, tables, strict=False):
             output = self._run(block, hidden[-1], table, mask, training)
             if len(hidden) == 1 and self.convolution is not None:
                 output = self.convolution(
@@ -298,7 +302,7 @@ class DebertaEncoder(keras.layers.Layer):
             hidden.append(output)
         if rest:
             recompute = self.gradient_checkpointing
-            hidden += scanned(rest, hidden[-1], table, mask, training, recompute)
+            hidden += scanned(rest, hidden[-1], tables[-1], mask, training, recompute)
         return hidden if states else hidden[-1]
 
     def _run(self, block, x, table, mask, training):
@@ -329,11 +333,46 @@ class DebertaEncoder(keras.layers.Layer):
         return self.blocks[-1](
             query,
             memory=memory,
-            relative_embeddings=self._relative_table(),
+            relative_embeddings=self._position_tables()[-1],
             attention_mask=mask,
             query_positions=query_positions,
             training=training,
         )
+
+    @contextlib.contextmanager
+    def folded_positions(self):
+        """Within it every block has its tables of positions projected before, once.
+
+        For inference. It gives the list of the variables that hold them, for an export:
+        the layer itself does not, and what was traced within needs them.
+        """
+        table = self._relative_table()
+        folded = [
+            {
+                term: tf.Variable(tf.cast(projected, self.variable_dtype), False)
+                for term, projected in (
+                    block.attention.project_positions(table).items()
+                    if self.has_relative_table
+                    else ()
+                )
+            }
+            for block in self.blocks
+        ]
+        # Not an attribute that Keras would take for state of the layer.
+        object.__setattr__(self, "_folded", folded)
+        try:
+            yield [one for tables in folded for one in tables.values()]
+        finally:
+            object.__setattr__(self, "_folded", None)
+
+    def _position_tables(self):
+        """What each block takes for its positions."""
+        if self._folded is None:
+            return [self._relative_table()] * self.num_layers
+        return [
+            {term: tf.convert_to_tensor(one) for term, one in tables.items()} or None
+            for tables in self._folded
+        ]
 
     def _relative_table(self):
         if self.relative_norm is None:

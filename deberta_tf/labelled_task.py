@@ -41,16 +41,15 @@ class LabelledTask(DebertaTask):
         return self.labels or [str(index) for index in range(self.num_classes)]
 
     def scores_of(self, logits):
-        """What a served classifier answers: `label`, its probability `score`, and all
-        `scores`, in the order of the classes; a regression `score` alone."""
+        """What a served classifier answers: `label`, its probability `score`, all
+        `labels`, and beside them their `scores`; a regression `score` alone."""
         if self.num_classes == 1:
             return {"score": logits[:, 0]}
-        scores = tf.nn.softmax(logits)
+        names, scores = tf.constant(self.class_names), tf.nn.softmax(logits)
         return {
-            "label": tf.gather(
-                tf.constant(self.class_names), tf.argmax(scores, axis=-1)
-            ),
+            "label": tf.gather(names, tf.argmax(scores, axis=-1)),
             "score": tf.reduce_max(scores, axis=-1),
+            "labels": tf.broadcast_to(names, tf.shape(scores)),
             "scores": scores,
         }
 

@@ -2,6 +2,10 @@
 
 import tensorflow as tf
 
+# Rows of dynamic length are filled up to a multiple of it: a server then meets few
+# lengths, and keeps buffers for few.
+LENGTH_STEP = 32
+
 
 def pack_strings(tokenizer, texts, sequence_length=None, max_length=None):
     """Tokenises a batch of texts, or of pairs, and packs it; see `pack_segments`.
@@ -69,7 +73,8 @@ def pack_segments(
         pad_id: int.
         sequence_length: int, tokens a row, a static shape. None: as long as the longest
             row of the batch.
-        max_length: int, tokens a row at most; only without `sequence_length`.
+        max_length: int, tokens a row at most; only without `sequence_length`. Rows are
+            then as long as the next multiple of `LENGTH_STEP`, or as that.
 
     Returns:
         dict of int32 tensors (b, l): `token_ids`; `padding_mask`, 1 for tokens and
@@ -92,6 +97,10 @@ def pack_segments(
     lengths = tokens.row_lengths()
     token_ids = tokens.to_tensor(pad_id, shape=[segments[0].shape[0], sequence_length])
     width = sequence_length or tf.shape(token_ids)[1]
+    if max_length is not None:
+        filling = _next_length(width, max_length) - width
+        token_ids = tf.pad(token_ids, [[0, 0], [0, filling]], constant_values=pad_id)
+        width += filling
     position = tf.range(width, dtype=tf.int64)
     filled = position < lengths[:, tf.newaxis]
     second = filled & (position >= segments[0].row_lengths()[:, tf.newaxis] + 2)
@@ -100,6 +109,12 @@ def pack_segments(
         "padding_mask": tf.cast(filled, tf.int32),
         "segment_ids": tf.cast(second, tf.int32),
     }
+
+
+def _next_length(longest, max_length):
+    """How long rows of tokens are made: a row that holds nothing has a length too."""
+    steps = (tf.maximum(longest, 1) + LENGTH_STEP - 1) // LENGTH_STEP
+    return tf.minimum(steps * LENGTH_STEP, max_length)
 
 
 def _check_lengths(num_segments, num_special, sequence_length, max_length):

@@ -9,6 +9,7 @@ from deberta_tf.base_task import DebertaTask
 from deberta_tf.checkpoints import configs
 from deberta_tf.labelled_task import LabelledTask, class_count
 from deberta_tf.packing import pack_strings
+from deberta_tf.serving import example_feature
 from deberta_tf.task_heads import ClassificationHead
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
 
@@ -148,8 +149,12 @@ class DebertaTextClassifier(LabelledTask, PooledTask, keras_hub.models.TextClass
     def signatures(self):
         """`serving_default`: `text` string (b,), and `text_pairs`: `text` and
         `text_pair`; both to `label` string (b,), `score` float32 (b,), the label's
-        probability, and `scores` float32 (b, num_classes) in the order of the labels. A
-        regression gives `score` alone."""
+        probability, and all `labels` string and their `scores` float32, both (b,
+        num_classes). A regression gives `score` alone.
+
+        `classify` and `classify_pairs`, of a regression `regress` and `regress_pairs`,
+        are for TF Serving's calls of these names: from `tf.train.Example`s with the
+        features `text` and `text_pair` to `classes` and `scores`, or `outputs`."""
 
         def answer(*texts):
             packed = pack_strings(
@@ -159,9 +164,25 @@ class DebertaTextClassifier(LabelledTask, PooledTask, keras_hub.models.TextClass
             )
             return self.scores_of(self(self.inputs_in(packed), training=False))
 
+        def convention(*names):
+            def answer_examples(inputs):
+                found = answer(*example_feature(inputs, *names))
+                if self.num_classes == 1:
+                    return {tf.saved_model.REGRESS_OUTPUTS: found["score"]}
+                return {
+                    tf.saved_model.CLASSIFY_OUTPUT_CLASSES: found["labels"],
+                    tf.saved_model.CLASSIFY_OUTPUT_SCORES: found["scores"],
+                }
+
+            return answer_examples
+
         text = tf.TensorSpec([None], tf.string, name="text")
         pair = tf.TensorSpec([None], tf.string, name="text_pair")
+        examples = tf.TensorSpec([None], tf.string, tf.saved_model.CLASSIFY_INPUTS)
+        method = "regress" if self.num_classes == 1 else "classify"
         return {
             "serving_default": (answer, [text]),
             "text_pairs": (answer, [text, pair]),
+            method: (convention("text"), [examples]),
+            f"{method}_pairs": (convention("text", "text_pair"), [examples]),
         }

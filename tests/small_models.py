@@ -7,6 +7,8 @@ import pytest
 import sentencepiece
 
 from deberta_tf.backbone import DebertaBackbone
+from deberta_tf.byte_pair import byte_alphabet
+from deberta_tf.tokenizers import DebertaBytePairTokenizer
 
 # Each policy, and both ways to run, in three cases; the others are slow.
 every_policy = pytest.mark.parametrize(
@@ -43,6 +45,15 @@ def randomize(model, seed=1):
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         weight.assign(weight + rng.normal(size=weight.shape) * 0.2)
+
+
+def byte_pair_tokenizer():
+    """GPT-2's bytes and five merges, the special tokens after them: 266 ids."""
+    merges = ["t h", "th e", "\u0120 the", "\u00c3 \u00af", "\u00f0 \u0141"]
+    tokens = [*byte_alphabet(), *(merge.replace(" ", "") for merge in merges)]
+    tokens += ["[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return DebertaBytePairTokenizer(vocabulary, merges)
 
 
 def train_sentencepiece(sentences, vocabulary_size):

@@ -1,9 +1,8 @@
-"""Choices, entities and marked spans: raw inputs, what is learned and served."""
+"""Choices, entities and marked spans: raw inputs, what is learned."""
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import deberta_tf
 from deberta_tf.packing import pack_strings
@@ -56,18 +55,6 @@ def test_it_learns_to_choose(tokenizer, sentences):
     x = sentences[:64], choices
     task.fit(x, labels, batch_size=16, epochs=6, verbose=0)
     assert task.evaluate(x, labels, verbose=0)[1] > 0.95
-
-
-def test_served_choices_are_those_of_predict(tokenizer, tmp_path):
-    task = choice_task(tokenizer)
-    randomize(task)
-    served = tf.saved_model.load(task.export_for_serving(str(tmp_path)))
-    found = served.signatures["serving_default"](
-        text=tf.constant(TEXTS), choices=tf.constant(CHOICES)
-    )
-    logits = task.predict((TEXTS, CHOICES), verbose=0)
-    np.testing.assert_allclose(found["scores"], tf.nn.softmax(logits), atol=1e-5)
-    np.testing.assert_array_equal(found["choice"], logits.argmax(axis=1))
 
 
 PASSAGE = "Doctor Quinn sold Oslo. The old captain watched the na\u00efve jury. "
@@ -164,19 +151,6 @@ def test_it_learns_which_entity_answers(entity_preprocessor):
     assert task.evaluate(many, ANSWERS * 8, verbose=0)[1] > 0.95
 
 
-def test_served_entities_are_those_of_score_entities(entity_preprocessor, tmp_path):
-    task = entity_task(entity_preprocessor)
-    served = tf.saved_model.load(task.export_for_serving(str(tmp_path)))
-    given = {
-        name: tf.constant(value, tf.string if name in ("passage", "query") else None)
-        for name, value in ENTITIES.items()
-    }
-    found = served.signatures["serving_default"](**given)
-    expected = np.exp(task.score_entities(ENTITIES))[:, :3]
-    np.testing.assert_allclose(found["scores"], expected, atol=1e-5)
-    np.testing.assert_array_equal(found["entity"], expected.argmax(axis=1))
-
-
 MARKED = {
     "text": ["the old captain sold", "a grey cat"],
     "text_pair": ["my sister has forgotten", "the old cat"],
@@ -240,22 +214,6 @@ def test_the_head_reads_the_first_token_and_both_means(tokenizer):
         rows.append(np.concatenate([state[0], *means]))
     x = task.head.hidden(np.array(rows))
     np.testing.assert_allclose(task(inputs), task.head.logits(x), atol=1e-5)
-
-
-def test_served_spans_are_those_of_predict(tokenizer, tmp_path):
-    task = marked_task(tokenizer)
-    served = tf.saved_model.load(task.export_for_serving(str(tmp_path)))
-    given = {name: tf.constant(value) for name, value in MARKED.items()}
-    found = served.signatures["text_pairs"](**given)
-    shares = tf.nn.softmax(task.predict(MARKED, verbose=0)).numpy()
-    np.testing.assert_allclose(found["scores"], shares, atol=1e-5)
-    alone = {name: value for name, value in MARKED.items() if name != "text_pair"}
-    alone["span_starts"], alone["span_ends"] = [[0, 4], [0, 2]], [[3, 7], [1, 6]]
-    found = served.signatures["serving_default"](
-        **{name: tf.constant(value) for name, value in alone.items()}
-    )
-    shares = tf.nn.softmax(task.predict(alone, verbose=0)).numpy()
-    np.testing.assert_allclose(found["scores"], shares, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["choice", "entity", "marked"])

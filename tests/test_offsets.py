@@ -5,11 +5,8 @@ import pytest
 import tensorflow as tf
 
 from deberta_tf import offsets
-from deberta_tf.byte_pair import byte_alphabet
-from deberta_tf.tokenizers import (
-    DebertaBytePairTokenizer,
-    DebertaSentencePieceTokenizer,
-)
+from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
+from tests.small_models import byte_pair_tokenizer
 
 # Ligatures that NFKC takes apart, combining marks, characters of 3 and 4 bytes, spaces
 # of all sorts.
@@ -26,11 +23,7 @@ TEXTS = [
 def tokenizer(request, sentencepiece_proto):
     if request.param == "sentencepiece":
         return DebertaSentencePieceTokenizer(sentencepiece_proto)
-    merges = ["t h", "th e", "\u0120 the", "\u00c3 \u00af", "\u00f0 \u0141"]
-    tokens = [*byte_alphabet(), *(merge.replace(" ", "") for merge in merges)]
-    tokens += ["[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    return DebertaBytePairTokenizer(vocabulary, merges)
+    return byte_pair_tokenizer()
 
 
 def test_offsets_come_with_the_ids_of_tokenize(tokenizer):

@@ -71,11 +71,27 @@ def test_rows_of_a_fixed_length_follow_the_plain_reading(num_segments, length):
 
 
 @pytest.mark.parametrize("num_segments", [1, 2])
-@pytest.mark.parametrize("max_length", [None, 3, 9, 100])
-def test_rows_without_a_length_are_as_long_as_the_longest(num_segments, max_length):
+def test_rows_without_a_length_are_as_long_as_the_longest(num_segments):
+    columns = random_columns(num_segments, longest=14, seed=1)
+    packed = pack_segments(ragged(columns), CLS, SEP, PAD)
+    assert_equal(packed, packed_batch(columns, length=None))
+
+
+@pytest.mark.parametrize("num_segments", [1, 2])
+@pytest.mark.parametrize(("max_length", "width"), [(3, 3), (9, 9), (100, 32)])
+def test_rows_up_to_a_length_are_of_a_step_or_of_that(num_segments, max_length, width):
     columns = random_columns(num_segments, longest=14, seed=1)
     packed = pack_segments(ragged(columns), CLS, SEP, PAD, max_length=max_length)
-    assert_equal(packed, packed_batch(columns, max_length))
+    assert_equal(packed, packed_batch(columns, max_length, width))
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "width"), [(0, 32), (30, 32), (31, 64), (62, 64), (63, 72)]
+)
+def test_a_step_is_left_where_no_token_more_fits(num_tokens, width):
+    columns = [[[5] * num_tokens, []]]
+    packed = pack_segments(ragged(columns), CLS, SEP, PAD, max_length=72)
+    assert_equal(packed, packed_batch(columns, 72, width))
 
 
 def test_two_equally_long_segments_share_the_room_and_the_first_gets_the_odd_token():

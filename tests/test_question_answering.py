@@ -1,9 +1,8 @@
-"""Spans that answer: positions, windows, characters, no answer, serving."""
+"""Spans that answer: positions, windows, characters, no answer."""
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import deberta_tf
 from tests.small_models import make_backbone, randomize
@@ -135,19 +134,6 @@ def test_the_loss_is_the_mean_of_both_cross_entropies():
     expected = -np.mean([log_shares[i, labels[i], [0, 1]] for i in range(3)])
     task = deberta_tf.DebertaQuestionAnswering(make_backbone(num_layers=1))
     np.testing.assert_allclose(task.loss(labels, logits), expected, rtol=1e-5)
-
-
-def test_served_answers_are_those_of_answer(preprocessor, tmp_path):
-    task = make_task(preprocessor, no_answer_threshold=0.5)
-    served = tf.saved_model.load(task.export_for_serving(str(tmp_path)))
-    found = served.signatures["serving_default"](
-        question=tf.constant(QUESTIONS), context=tf.constant(CONTEXTS)
-    )
-    for index, answer in enumerate(task.answer(QUESTIONS, CONTEXTS)):
-        assert found["answer"][index].numpy().decode() == answer.text
-        assert int(found["start"][index]) == answer.start
-        assert int(found["end"][index]) == answer.end
-        np.testing.assert_allclose(found["score"][index], answer.score, atol=1e-4)
 
 
 def test_a_preset_keeps_threshold_and_overlap(preprocessor, tmp_path):

@@ -1,4 +1,4 @@
-"""Classes of words: which token they stand at, what is learned, tagged and served."""
+"""Classes of words: which token they stand at, what is learned, and tagged."""
 
 import numpy as np
 import pytest
@@ -80,25 +80,6 @@ def test_every_word_of_a_long_sentence_is_tagged(preprocessor):
     there = [index for index, word in enumerate(words) if word][: len(first)]
     assert [tags[index] for index in there] == [task.labels[tag] for tag in first]
     assert tags[2] == "O"
-
-
-def test_served_words_have_the_tags_of_tag(preprocessor, tmp_path):
-    task = make_task(preprocessor)
-    randomize(task)
-    served = tf.saved_model.load(task.export_for_serving(str(tmp_path)))
-    words = [row + [""] * (8 - len(row)) for row in SENTENCES]
-    answers = served.signatures["serving_default"](words=tf.constant(words))
-    labels = [[tag.decode() for tag in row] for row in answers["labels"].numpy()]
-    for row, tags in enumerate(task.tag(SENTENCES)):
-        for word, tag, found in zip(words[row], tags, labels[row], strict=False):
-            assert found in ((tag, "") if word else ("",))
-    # 24 tokens do not hold the last sentence.
-    assert [row.count("") for row in labels][:2] == [3, 7]
-    assert np.all((answers["scores"].numpy() > 0) == (np.array(labels) != ""))
-    nothing = served.signatures["serving_default"](
-        words=tf.constant([[], []], tf.string)
-    )
-    assert nothing["labels"].shape == (2, 0)
 
 
 def test_every_word_needs_a_class(preprocessor):
