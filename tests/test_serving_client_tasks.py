@@ -1,6 +1,10 @@
 """The serving client fills up, batches and cuts as the signature of each task needs."""
 
+import grpc
+import numpy as np
 import pytest
+import requests
+from tensorflow_serving.apis import classification_pb2, prediction_service_pb2_grpc
 
 import deberta_tf
 from tests.client_checks import ask, check_same, own_answers, serve
@@ -98,3 +102,35 @@ def test_a_regression_gives_its_score_alone(tokenizer, tmp_path):
     texts = [{"text": "nobody"}, {"text": "a letter from Oslo"}]
     with serve(task_class, preprocessor, tmp_path, num_classes=1) as server:
         check_one_by_one(server, tmp_path, texts, num_batches=1)
+
+
+def test_a_classifier_answers_classify_by_both_protocols(tokenizer, tmp_path):
+    """TF Serving's own convention, which needs no client of ours."""
+    task_class = deberta_tf.DebertaTextClassifier
+    preprocessor = task_class.preprocessor_cls(tokenizer, 32)
+    texts, labels = ["nobody", "a « naïve » letter"], ["calm", "naïve"]
+    request = classification_pb2.ClassificationRequest()
+    request.model_spec.name = "deberta"
+    request.model_spec.signature_name = "classify"
+    for text in texts:
+        feature = request.input.example_list.examples.add().features.feature["text"]
+        feature.bytes_list.value.append(text.encode())
+    body = {
+        "signature_name": "classify",
+        "examples": [{"text": text} for text in texts],
+    }
+    with serve(task_class, preprocessor, tmp_path, labels=labels) as server:
+        scores = own_answers(server, text=texts)["scores"]
+        url = f"http://{server.rest_address}/v1/models/deberta:classify"
+        by_rest = requests.post(url, json=body, timeout=60).json()["results"]
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            response = stub.Classify(request, timeout=60)
+    by_grpc = [
+        [[one.label, one.score] for one in found.classes]
+        for found in response.result.classifications
+    ]
+    for answers in (by_rest, by_grpc):
+        assert [[label for label, _ in row] for row in answers] == [labels] * 2
+        found = [[score for _, score in row] for row in answers]
+        np.testing.assert_allclose(found, scores, rtol=1e-6, atol=1e-6)
