@@ -18,7 +18,7 @@ class ServingExport:
         """
         return {}
 
-    def export_for_serving(self, directory, version=1):
+    def export_for_serving(self, directory, version=1, complete=None):
         """Writes `directory/version`, a SavedModel that answers raw inputs.
 
         It has the task's `signatures`, and `token_ids`: from int32 inputs of the model
@@ -27,6 +27,8 @@ class ServingExport:
         Args:
             directory: str. Folder of the model's versions, as TF Serving reads it.
             version: int.
+            complete: callable from the version's folder, before it has its name: what
+                it writes there is in it when TF Serving sees it. None: nothing.
 
         Returns:
             str, the folder written.
@@ -53,6 +55,8 @@ class ServingExport:
             raise ValueError(f"{type(self).__name__} has nothing that can be served")
         with files.atomic_directory(path) as temporary:
             write_saved_model(self, signatures, temporary)
+            if complete is not None:
+                complete(temporary)
         return path
 
 
