@@ -4,7 +4,7 @@ from google.protobuf import (
     descriptor_pb2,
     descriptor_pool,
     message_factory,
-    wrappers_pb2,  # noqa: F401 (registers the wrappers)
+    wrappers_pb2,
 )
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
@@ -38,7 +38,7 @@ def message_class(name):
         name="test/serving.proto",
         package="test",
         syntax="proto3",
-        dependency=["google/protobuf/wrappers.proto"],
+        dependency=[wrappers_pb2.DESCRIPTOR.name],
     )
     for message, fields in _MESSAGES.items():
         descriptor = file.message_type.add(name=message)

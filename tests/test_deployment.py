@@ -247,6 +247,12 @@ def test_memory_holds_two_versions_and_all_batches():
     assert facts(weights_bytes=0, row_bytes=0).memory_mib == 1024
 
 
+def test_calls_that_are_not_batched_are_no_more_than_there_is_memory_for():
+    batched, alone = facts(), facts(batches_requests=False)
+    assert batched.threads == 2 * 4 * batched.batch_rows
+    assert alone.threads * alone.row_bytes == 4 * alone.batch_bytes
+
+
 def test_startup_time_grows_with_the_model():
     # 2 x 184e6 x 40e3 operations at 4 x 2e10 a second: 184 s, and 120.
     assert facts().startup_s == 360

@@ -74,6 +74,17 @@ class Deployment:
         return self.batch_rows * self.row_bytes
 
     @property
+    def threads(self):
+        """Calls at a time.
+
+        One that waits for its batch holds a thread, so these are twice what is run at a
+        time (batching_session.h). Without batching each is run at once, so these are no
+        more than there is memory for, with a row each.
+        """
+        rows = self.cpus * self.batch_rows
+        return max(MIN_THREADS, 2 * rows) if self.batches_requests else rows
+
+    @property
     def memory_mib(self):
         """Of a server: a multiple of 256."""
         size = 2 * self.weights_bytes + self.cpus * self.batch_bytes + 2**30
@@ -224,8 +235,7 @@ def server_flags(deployment, config_folder):
     """Flags of `tensorflow_model_server` (model_servers/main.cc): list of str."""
     models, batching, monitoring = (f"{config_folder}/{name}" for name in CONFIGS)
     cpus = deployment.cpus
-    # A call holds one while it waits: twice what is run at a time (batching_session.h).
-    threads = max(MIN_THREADS, 2 * cpus * deployment.batch_rows)
+    threads = deployment.threads
     flags = [
         f"--model_config_file={models}",
         f"--model_config_file_poll_wait_seconds={CONFIG_POLL_S}",
