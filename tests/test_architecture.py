@@ -22,6 +22,7 @@ LEVELS = [
         "offsets",
         "packing",
         "published",
+        "served_weights",
         "submissions",
         "torch_files",
         "masking",

@@ -1,13 +1,21 @@
-"""Exports a fine-tuned preset as a SavedModel that answers raw inputs.
+"""Exports a fine-tuned preset as a SavedModel that answers raw inputs, and all that
+TF Serving needs to serve it.
 
 python -m tools.export_saved_model --preset PRESET_DIR --output SERVED_DIR
+
+SERVED_DIR/VERSION is the model, with the requests that warm it up;
+SERVED_DIR/deployment has the server's settings, a compose file, a manifest of
+Kubernetes and the model card.
 """
 
 import argparse
 import os
+import shlex
+import sys
 
 import deberta_tf
 from deberta_tf import files
+from tools import deployment, model_card, warm_up
 
 _CLASSES = {
     "ForSequenceClassification": deberta_tf.DebertaTextClassifier,
@@ -15,22 +23,104 @@ _CLASSES = {
     "ForQuestionAnswering": deberta_tf.DebertaQuestionAnswering,
     "ForMultipleChoice": deberta_tf.DebertaMultipleChoice,
 }
+WEIGHTS = "float32"
 
 
 def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
     arguments = parse(argv)
     if not os.path.isdir(arguments.preset):
         raise files.UsageError(f"--preset {arguments.preset!r} is not a folder")
+    name = arguments.name or os.path.basename(os.path.abspath(arguments.output))
+    check_output(arguments, name)
     task = task_class(arguments.preset).from_preset(arguments.preset)
-    path = task.export_for_serving(arguments.output, version=arguments.version)
-    size = sum(
+
+    command = shlex.join(["python", "-m", "tools.export_saved_model", *argv])
+    texts = {}
+
+    def complete(folder):
+        rows = deployment.batch_rows(task.preprocessor.sequence_length)
+        warm_up.write(task, folder, name, rows)
+        texts.update(deployment_texts(task, folder, name, arguments, command))
+
+    path = task.export_for_serving(
+        arguments.output, version=arguments.version, complete=complete
+    )
+    folder = deployment.write(arguments.output, texts)
+    size = folder_size(path)
+    names = getattr(task, "labels", None)
+    classes = f", classes {names}" if names else ""
+    print(f"exported {path}: {size / 1e6:.1f} MB, {type(task).__name__}{classes}")
+    print(f"deployment of {name!r}: {folder}")
+
+
+def check_output(arguments, name):
+    """Refuses what could not be written or would not be served, before any work.
+
+    Raises:
+        UsageError: it says which.
+    """
+    deployment.check_name(name)
+    output, version = arguments.output, arguments.version
+    if version < 0:
+        raise files.UsageError(f"--version must be at least 0. Received: {version}")
+    if arguments.cpus < 1:
+        raise files.UsageError(f"--cpus must be at least 1. Received: {arguments.cpus}")
+    check_writable(output)
+    others = os.listdir(output) if os.path.isdir(output) else []
+    versions = [int(one) for one in others if one.isdecimal()]
+    if version in versions:
+        raise files.UsageError(
+            f"{os.path.join(output, str(version))!r} exists: a served version is never "
+            "overwritten. Pass another --version"
+        )
+    if versions and version < max(versions):
+        raise files.UsageError(
+            f"--version {version} would not be served: {output!r} has version "
+            f"{max(versions)}, and the newest is"
+        )
+    deployment.check_replaceable(output)
+
+
+def check_writable(output):
+    """Refuses a folder that can't be made or written to.
+
+    Raises:
+        UsageError: it names what is in the way.
+    """
+    nearest = os.path.abspath(output)
+    while not os.path.lexists(nearest):
+        nearest = os.path.dirname(nearest)
+    if not os.path.isdir(nearest):
+        raise files.UsageError(f"--output {output!r}: {nearest!r} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise files.UsageError(f"--output {output!r}: {nearest!r} can't be written to")
+
+
+def deployment_texts(task, folder, name, arguments, command):
+    """{name of a file: its text} of the deployment of a version in `folder`."""
+    signatures = warm_up.read_signatures(folder)
+    facts = deployment.make_deployment(
+        task,
+        signatures,
+        name,
+        arguments.version,
+        arguments.cpus,
+        folder_size(os.path.join(folder, "variables")),
+    )
+    card = model_card.make_card(
+        task, signatures, facts, arguments.preset, WEIGHTS, command
+    )
+    return {**deployment.render(facts), deployment.MODEL_CARD: card}
+
+
+def folder_size(path):
+    """Bytes of all files in a folder."""
+    return sum(
         os.path.getsize(os.path.join(folder, name))
         for folder, _, names in os.walk(path)
         for name in names
     )
-    names = getattr(task, "labels", None)
-    classes = f", classes {names}" if names else ""
-    print(f"exported {path}: {size / 1e6:.1f} MB, {type(task).__name__}{classes}")
 
 
 def task_class(preset):
@@ -63,6 +153,12 @@ def parse(argv):
     )
     parser.add_argument(
         "--version", type=int, default=1, help="number of the version's own folder"
+    )
+    parser.add_argument(
+        "--name", help="model's name in requests; without it, that of the output folder"
+    )
+    parser.add_argument(
+        "--cpus", type=int, default=4, help="cores of a server that it is deployed on"
     )
     return parser.parse_args(argv)
 

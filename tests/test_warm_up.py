@@ -1,0 +1,225 @@
+"""Warm-up records: they hit every length that is served, and the model answers them."""
+
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2
+
+from deberta_tf import (
+    DebertaBytePairTokenizer,
+    DebertaEntityScorer,
+    DebertaMultipleChoice,
+    DebertaQuestionAnswering,
+    DebertaSentencePieceTokenizer,
+    DebertaSpanClassifier,
+    DebertaTextClassifier,
+    DebertaTokenClassifier,
+)
+from tests.small_models import make_backbone
+from tools import serving_requests, warm_up
+
+# Neither a multiple of 32, nor near one.
+LENGTH = 75
+LENGTHS = [32, 64, 75]
+PLAN = [(32, 1), (64, 1), (75, 1), (32, 2), (32, 4), (75, 4)]
+LABELS = {"labels": ["no", "yes"]}
+TASKS = {
+    "texts": (DebertaTextClassifier, LABELS),
+    "numbers": (DebertaTextClassifier, {"num_classes": 1}),
+    "words": (DebertaTokenClassifier, LABELS),
+    "answers": (DebertaQuestionAnswering, {}),
+    "choices": (DebertaMultipleChoice, {}),
+    "entities": (DebertaEntityScorer, {}),
+    "spans": (DebertaSpanClassifier, LABELS),
+}
+every_task = pytest.mark.parametrize("kind", TASKS)
+
+
+@pytest.fixture
+def make_task(sentencepiece_proto):
+    tokenizer = DebertaSentencePieceTokenizer(sentencepiece_proto)
+
+    def make_task(kind, tokenizer=tokenizer):
+        task_class, arguments = TASKS[kind]
+        return task_class(
+            make_backbone(num_layers=1, max_sequence_length=LENGTH),
+            preprocessor=task_class.preprocessor_cls(tokenizer, LENGTH),
+            **arguments,
+        )
+
+    return make_task
+
+
+def signature(**specs):
+    """A SignatureDef of the inputs."""
+    found = meta_graph_pb2.SignatureDef()
+    for name, spec in specs.items():
+        found.inputs[name].dtype = spec.dtype.as_datatype_enum
+        found.inputs[name].tensor_shape.CopyFrom(spec.shape.as_proto())
+    return found
+
+
+def signatures_of(task):
+    """The SignatureDefs of an export, without the export."""
+    ids = {name: tf.TensorSpec(x.shape, tf.int32) for name, x in task.input.items()}
+    return {
+        **{
+            name: signature(**{spec.name: spec for spec in specs})
+            for name, (_, specs) in task.signatures().items()
+        },
+        "token_ids": signature(**ids),
+    }
+
+
+def requests_of(task, signatures=None, max_rows=4):
+    signatures = signatures or signatures_of(task)
+    return warm_up.make_requests(task, signatures, "model", max_rows)
+
+
+def arrays(request):
+    """{input: array} of a request; strings as bytes."""
+    return {name: tf.make_ndarray(x) for name, x in request.inputs.items()}
+
+
+def row_length(tokenizer, value):
+    """Tokens of the longest row of an example, counted text by text."""
+
+    def count(text):
+        return len(tokenizer.tokenize(text))
+
+    if "words" in value:
+        first, *others = value["words"]
+        return 2 + count(first) + sum(count(b" " + word) for word in others)
+    if "query" in value:
+        # One [MASK] for the gap.
+        after = value["query"].removeprefix(b"@placeholder")
+        return 4 + count(value["passage"]) + count(after)
+    if "choices" in value:
+        return 3 + count(value["text"]) + max(map(count, value["choices"]))
+    names = ("text", "text_pair", "question", "context")
+    return 1 + sum(count(value[name]) + 1 for name in names if name in value)
+
+
+def row_lengths(tokenizer, values):
+    rows = len(next(iter(values.values())))
+    examples = [{name: x[i] for name, x in values.items()} for i in range(rows)]
+    return [row_length(tokenizer, one) for one in examples]
+
+
+@every_task
+def test_requests_have_the_lengths_that_are_planned(make_task, kind):
+    task = make_task(kind)
+    for name in [*task.signatures(), "token_ids"]:
+        requests = [
+            request
+            for request in requests_of(task)
+            if request.model_spec.signature_name == name
+        ]
+        assert len(requests) == len(PLAN)
+        for request, (length, rows) in zip(requests, PLAN, strict=True):
+            values = arrays(request)
+            assert {len(value) for value in values.values()} == {rows}
+            if name == "token_ids":
+                assert values["token_ids"].shape[-1] == length
+                found = [values["padding_mask"].sum(-1).max()] * rows
+            else:
+                found = row_lengths(task.preprocessor.tokenizer, values)
+            below = max(other for other in [0, *LENGTHS] if other < length)
+            assert all(below < tokens <= length for tokens in found)
+
+
+@pytest.mark.parametrize("kind", ["entities", "spans"])
+def test_spans_are_of_words(make_task, kind):
+    task = make_task(kind)
+    for request in requests_of(task):
+        values = arrays(request)
+        if "token_ids" in values:
+            continue
+        text = values["passage" if kind == "entities" else "text"][0].decode()
+        starts, ends = (
+            next(x[0] for name, x in values.items() if name.endswith(side))
+            for side in ("_starts", "_ends")
+        )
+        second = values["text_pair"][0].decode() if "text_pair" in values else text
+        for one, start, end in zip((text, second), starts, ends, strict=True):
+            assert one[start:end] in warm_up.FILLER
+
+
+def test_rows_of_ids_are_those_of_their_length(make_task):
+    task = make_task("texts")
+    by_signature = {}
+    for request in requests_of(task):
+        by_signature.setdefault(request.model_spec.signature_name, []).append(request)
+    for raw, ids in zip(
+        by_signature["serving_default"], by_signature["token_ids"], strict=True
+    ):
+        texts = arrays(raw)["text"]
+        expected = task.preprocessor(tf.constant(texts))["token_ids"]
+        found = arrays(ids)["token_ids"]
+        assert (expected[:, : found.shape[1]] == found).numpy().all()
+        assert not expected[:, found.shape[1] :].numpy().any()
+
+
+def test_examples_are_serialized_for_signatures_that_take_them(make_task):
+    task = make_task("spans")
+    signatures = signatures_of(task)
+    signatures["classify"] = signature(inputs=tf.TensorSpec([None], tf.string))
+    requests = requests_of(task, signatures)
+    (request, *_) = [x for x in requests if x.model_spec.signature_name == "classify"]
+    (serialized,) = arrays(request)["inputs"]
+    features = tf.train.Example.FromString(serialized).features.feature
+    (text,) = features["text"].bytes_list.value
+    starts, ends = (
+        features[name].int64_list.value for name in ("span_starts", "span_ends")
+    )
+    assert set(features) == {"text", "span_starts", "span_ends"}
+    assert [text.decode()[slice(*span)] for span in zip(starts, ends, strict=True)] == [
+        "The",
+        "ferry",
+    ]
+
+
+def test_byte_pairs_hit_the_lengths_too(make_task):
+    vocabulary = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]
+    letters = sorted({*"Ġ.:,", *"".join(warm_up.FILLER)})
+    tokens = {token: i for i, token in enumerate([*vocabulary, *letters])}
+    tokenizer = DebertaBytePairTokenizer(tokens, [])
+    task = make_task("texts", tokenizer)
+    for request, (length, rows) in zip(requests_of(task), PLAN, strict=False):
+        assert row_lengths(tokenizer, arrays(request)) == pytest.approx(
+            [length] * rows, abs=31
+        )
+
+
+def test_a_model_of_512_tokens_stays_far_below_the_limit_of_records():
+    lengths = warm_up.served_lengths(512)
+    assert lengths == [32 * i for i in range(1, 17)]
+    assert len(warm_up.plan(lengths, 8)) * 5 < 1000 / 8
+
+
+def test_short_rows_have_one_length():
+    assert warm_up.served_lengths(20) == [20]
+    assert warm_up.plan([20], 2) == [(20, 1), (20, 2)]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "texts",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in TASKS if k != "texts"),
+    ],
+)
+def test_an_exported_model_answers_every_record(make_task, kind, tmp_path):
+    task = make_task(kind)
+    folder = task.export_for_serving(
+        str(tmp_path), complete=lambda path: warm_up.write(task, path, "model", 4)
+    )
+    served = tf.saved_model.load(folder)
+    requests = serving_requests.read_requests(
+        f"{folder}/{serving_requests.WARM_UP_PATH}"
+    )
+    assert {x.model_spec.signature_name for x in requests} == set(served.signatures)
+    for request in requests:
+        inputs = {name: tf.constant(x) for name, x in arrays(request).items()}
+        answers = served.signatures[request.model_spec.signature_name](**inputs)
+        rows = {len(value) for value in inputs.values()}
+        assert {len(answer) for answer in answers.values()} == rows
