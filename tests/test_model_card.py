@@ -117,7 +117,7 @@ def test_what_nobody_told_is_not_stated(make_card):
 def test_scores_are_said_to_be_of_other_weights(make_card, write_run):
     write_run()
     scores = section(make_card(num_classes=2, weights="int8"), "Scores")
-    assert "before they were made int8" in scores
+    assert "Of the weights in float32." in scores
 
 
 def test_a_regression_has_no_classes(make_card):

@@ -15,7 +15,8 @@ import sys
 
 import deberta_tf
 from deberta_tf import files
-from tools import deployment, model_card, warm_up
+from deberta_tf.served_weights import WEIGHTS
+from tools import deployment, model_card, served_difference, warm_up
 
 _CLASSES = {
     "ForSequenceClassification": deberta_tf.DebertaTextClassifier,
@@ -23,7 +24,6 @@ _CLASSES = {
     "ForQuestionAnswering": deberta_tf.DebertaQuestionAnswering,
     "ForMultipleChoice": deberta_tf.DebertaMultipleChoice,
 }
-WEIGHTS = "float32"
 
 
 def main(argv=None):
@@ -33,7 +33,8 @@ def main(argv=None):
         raise files.UsageError(f"--preset {arguments.preset!r} is not a folder")
     name = arguments.name or os.path.basename(os.path.abspath(arguments.output))
     check_output(arguments, name)
-    task = task_class(arguments.preset).from_preset(arguments.preset)
+    # What other weights are compared with.
+    task = task_class(arguments.preset).from_preset(arguments.preset, dtype="float32")
 
     command = shlex.join(["python", "-m", "tools.export_saved_model", *argv])
     texts = {}
@@ -41,10 +42,12 @@ def main(argv=None):
     def complete(folder):
         rows = deployment.batch_rows(task.preprocessor.sequence_length)
         warm_up.write(task, folder, name, rows)
-        texts.update(deployment_texts(task, folder, name, arguments, command))
+        weights = told_weights(task, folder, arguments)
+        print(f"weights {weights}", flush=True)
+        texts.update(deployment_texts(task, folder, name, arguments, weights, command))
 
     path = task.export_for_serving(
-        arguments.output, version=arguments.version, complete=complete
+        arguments.output, arguments.version, arguments.weights, complete
     )
     folder = deployment.write(arguments.output, texts)
     size = folder_size(path)
@@ -97,7 +100,16 @@ def check_writable(output):
         raise files.UsageError(f"--output {output!r}: {nearest!r} can't be written to")
 
 
-def deployment_texts(task, folder, name, arguments, command):
+def told_weights(task, folder, arguments):
+    """The dtype of the weights in `folder` and what it does to the answers, str."""
+    examples = served_difference.read_examples(arguments.examples, task, folder)
+    if arguments.weights == "float32":
+        return arguments.weights
+    difference = served_difference.measure(task, folder, examples)
+    return f"{arguments.weights}: {difference} as in float32"
+
+
+def deployment_texts(task, folder, name, arguments, weights, command):
     """{name of a file: its text} of the deployment of a version in `folder`."""
     signatures = warm_up.read_signatures(folder)
     facts = deployment.make_deployment(
@@ -109,7 +121,7 @@ def deployment_texts(task, folder, name, arguments, command):
         folder_size(os.path.join(folder, "variables")),
     )
     card = model_card.make_card(
-        task, signatures, facts, arguments.preset, WEIGHTS, command
+        task, signatures, facts, arguments.preset, weights, command
     )
     return {**deployment.render(facts), deployment.MODEL_CARD: card}
 
@@ -159,6 +171,17 @@ def parse(argv):
     )
     parser.add_argument(
         "--cpus", type=int, default=4, help="cores of a server that it is deployed on"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default="float32",
+        help="dtype of what is served; others than float32 are compared with it",
+    )
+    parser.add_argument(
+        "--examples",
+        help="JSON lines of inputs, as tools.serving_client takes them, to compare "
+        "on; without them sentences of every length served",
     )
     return parser.parse_args(argv)
 

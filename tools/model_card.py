@@ -11,6 +11,7 @@ import tomllib
 import tensorflow as tf
 
 from deberta_tf import files
+from deberta_tf.packing import LENGTH_STEP
 from tools import deployment, warm_up
 
 NOT_STATED = "not stated"
@@ -68,7 +69,7 @@ def make_card(task, signatures, facts, preset, weights, command):
         signatures: {name: SignatureDef} of the export.
         facts: `Deployment`.
         preset: str, the folder that the task was loaded from.
-        weights: str, the dtype that the weights are served in.
+        weights: str, the dtype that the weights are served in, and what is known of it.
         command: str.
     """
     kind = type(task).__name__
@@ -80,8 +81,8 @@ def make_card(task, signatures, facts, preset, weights, command):
         task=kind,
         labels=_labels(task),
         served=(
-            f"rows of {warm_up.LENGTH_STEP} to {facts.sequence_length} tokens, weights "
-            f"{weights}, {facts.weights_bytes / 1e6:,.1f} MB"
+            f"rows of {LENGTH_STEP} to {facts.sequence_length} tokens, "
+            f"{facts.weights_bytes / 1e6:,.1f} MB of weights in {weights}"
         ),
         date=datetime.date.today().isoformat(),
         signatures=_signature_table(signatures),
@@ -199,7 +200,7 @@ def _scores(preset, weights):
     for split, scores in splits.items():
         lines += [f"| {split} | {name} | {value:.4f} |" for name, value in scores]
     if weights != "float32":
-        lines += ["", f"Of the weights before they were made {weights}."]
+        lines += ["", "Of the weights in float32."]
     return "\n".join(lines)
 
 
