@@ -4,7 +4,6 @@ python -m tools.playground PRESET_DIR
 """
 
 import argparse
-import contextlib
 import logging
 import os
 import socket
@@ -34,8 +33,7 @@ def main(argv=None):
         server = make_server(HOST, 0, app, threaded=True, fd=listener.fileno())
         port = listener.getsockname()[1]
         print(f"{view.title}: http://{HOST}:{port}/ (Ctrl-C ends it)", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()
 
 
 def _listen(port):

@@ -60,11 +60,11 @@ function fieldOf(field) {
     id,
     name: field.name,
     rows: field.height,
-    maxLength: field.min_lines ? -1 : model.max_characters,
     required: field.required,
     spellcheck: false,
     autocomplete: "off",
   });
+  if (!field.min_lines) area.maxLength = model.max_characters;
   if (field.hint) area.setAttribute("aria-describedby", hint.id);
   return make("div", { className: "field" }, label, hint, area);
 }

@@ -66,7 +66,8 @@ function renderWords({ words, entities }) {
     plain(start);
     const inside = words.slice(start, end).map((word) => word.text).join(" ");
     const badge = make("span", { className: "badge" }, type);
-    text.append(make("mark", { className: tint(type), data: { type } }, inside, badge), " ");
+    const mark = make("mark", { className: tint(type), data: { type } }, inside, " ", badge);
+    text.append(mark, " ");
     at = end;
   }
   plain(words.length);
