@@ -1,4 +1,4 @@
-"""A small task of every kind that the playground shows."""
+"""A small task of every kind that the playground shows, and how one asks it."""
 
 from deberta_tf import (
     DebertaEntityScorer,
@@ -70,3 +70,10 @@ def make_tasks(sentencepiece_proto):
         "spans": make(DebertaSpanClassifier, labels=["other", "same"]),
         "replaced": detection,
     }
+
+
+def ask(client, path="answer", **body):
+    """What the server says to a request that is right."""
+    response = client.post(f"/api/{path}", json=body)
+    assert response.status_code == 200, response.json
+    return response.json
