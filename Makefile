@@ -13,7 +13,7 @@ REFERENCE := .venv-reference
 # Nor does the TPU's compiler load beside TensorFlow.
 TPU := .venv-tpu
 
-.PHONY: demo test test-slow test-reference tpu-check lint format clean
+.PHONY: demo test test-slow test-reference test-browser tpu-check lint format clean
 
 demo: $(INSTALLED)
 	$(VENV_PYTHON) -m tools.demo --dir $(DEMO_DIR)
@@ -27,6 +27,10 @@ test-slow: $(INSTALLED)
 
 test-reference: $(REFERENCE)/.installed
 	$(REFERENCE)/bin/python -m pytest -m reference -s
+
+# In Debian's Chromium: apt-get install chromium chromium-driver
+test-browser: $(INSTALLED)
+	$(VENV_PYTHON) -m pytest -m browser
 
 tpu-check: $(INSTALLED) $(TPU)/.installed
 	$(VENV_PYTHON) -m pytest -m tpu -s

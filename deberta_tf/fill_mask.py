@@ -16,7 +16,7 @@ def fill_masks(masked_lm, texts, top_k):
             raise ValueError(f"Every text must hold a {MASK}. Received: {text!r}")
     if not texts:
         return []
-    rows = [_masked_ids(tokenizer, text) for text in texts]
+    rows = [masked_ids(tokenizer, text) for text in texts]
     inputs, counts = _pack(rows, tokenizer)
     if masked_lm.backbone.num_segments:
         inputs["segment_ids"] = np.zeros_like(inputs["token_ids"])
@@ -30,8 +30,8 @@ def fill_masks(masked_lm, texts, top_k):
     ]
 
 
-def _masked_ids(tokenizer, text):
-    """Ids of one text, [CLS] and [SEP] included."""
+def masked_ids(tokenizer, text):
+    """Ids of one text with [MASK] in it, list of int, [CLS] and [SEP] included."""
     # A masked word brings the space before it along.
     first, *others = (part.rstrip() for part in text.split(MASK))
     ids = [tokenizer.cls_token_id, *_ids(tokenizer, first)]

@@ -44,6 +44,7 @@ LEVELS = [
     {"relative_position", "checkpoints", "distribution", "serving"},
     {"attention", "block_loop"},
     {"embeddings", "encoder", "backbone"},
+    {"attention_terms"},
     {"heads", "task_heads"},
     {
         "base_task",

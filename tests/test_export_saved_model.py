@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from deberta_tf import (
     DebertaBackbone,
+    DebertaMaskedLM,
     DebertaQuestionAnswering,
     DebertaSentencePieceTokenizer,
     DebertaTextClassifier,
@@ -63,6 +64,7 @@ def test_any_task_is_exported(save, tmp_path):
     [
         ("DebertaV2ForQuestionAnswering", DebertaQuestionAnswering),
         ("DebertaForSequenceClassification", DebertaTextClassifier),
+        ("DebertaV2ForMaskedLM", DebertaMaskedLM),
     ],
 )
 def test_folders_of_hugging_face_name_their_task(tmp_path, architecture, expected):

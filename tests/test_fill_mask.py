@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from deberta_tf.fill_mask import _masked_ids
+from deberta_tf.fill_mask import masked_ids
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
 from deberta_tf.tokenizers import (
     DebertaBytePairTokenizer,
@@ -40,13 +40,13 @@ def test_the_tokens_around_a_mask_are_those_of_the_whole_text(tokenizer, text):
     expected = [tokenizer.mask_token_id if i == known else i for i in whole]
     if "the harbour." in text:
         expected[-2] = known
-    assert _masked_ids(tokenizer, text)[1:-1] == expected
+    assert masked_ids(tokenizer, text)[1:-1] == expected
 
 
 def test_a_byte_pair_mask_takes_the_space_before_it():
     tokens = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "b", "Ġ", ".", "Ġb", "[MASK]"]
     tokenizer = DebertaBytePairTokenizer({t: i for i, t in enumerate(tokens)}, ["Ġ b"])
-    assert _masked_ids(tokenizer, "a [MASK] b.") == [1, 4, 9, 8, 7, 2]
+    assert masked_ids(tokenizer, "a [MASK] b.") == [1, 4, 9, 8, 7, 2]
 
 
 def test_candidates_are_those_of_the_logits(masked_lm, tokenizer):
@@ -54,7 +54,7 @@ def test_candidates_are_those_of_the_logits(masked_lm, tokenizer):
     texts = ["the jury [MASK] the [MASK].", "[MASK] sold it."]
     filled = masked_lm.fill_mask(texts, top_k=4)
     assert [len(masks) for masks in filled] == [2, 1]
-    row = np.array([_masked_ids(tokenizer, texts[0])], "int32")
+    row = np.array([masked_ids(tokenizer, texts[0])], "int32")
     logits = masked_lm({"token_ids": row, "padding_mask": np.ones_like(row)})[0]
     places = np.nonzero(row[0] == tokenizer.mask_token_id)[0]
     for place, candidates in zip(places, filled[0], strict=True):

@@ -23,6 +23,7 @@ _CLASSES = {
     "ForTokenClassification": deberta_tf.DebertaTokenClassifier,
     "ForQuestionAnswering": deberta_tf.DebertaQuestionAnswering,
     "ForMultipleChoice": deberta_tf.DebertaMultipleChoice,
+    "ForMaskedLM": deberta_tf.DebertaMaskedLM,
 }
 
 
@@ -151,7 +152,7 @@ def task_class(preset):
         (name,) = config.get("architectures") or ["a backbone"]
         found = next((one for end, one in _CLASSES.items() if name.endswith(end)), None)
     if found is None:
-        raise files.UsageError(f"--preset {preset} holds {name}: nothing is served")
+        raise files.UsageError(f"{preset} holds {name}: nothing is served")
     return found
 
 
