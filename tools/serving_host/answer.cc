@@ -66,8 +66,8 @@ absl::Status Answer(const Model& model, int batch_size) {
     texts += lines.size();
     PrintAnswers(outputs, lines.size());
   }
-  std::fprintf(stderr, "%ld texts in %ld batches; first batch %.2f ms", texts,
-               batches, 1e3 * first_seconds);
+  std::fprintf(stderr, "%ld texts in %ld batches; first batch %.2f ms", texts, batches,
+               1e3 * first_seconds);
   if (batches > 1) {
     std::fprintf(stderr, ", others p50 %.2f ms, p99 %.2f ms",
                  latencies.PercentileMs(50), latencies.PercentileMs(99));

@@ -26,9 +26,7 @@ class Latencies {
  public:
   Latencies() : histogram_(Limits()) {}
   void Add(double seconds) { histogram_.Add(1e3 * seconds); }
-  double PercentileMs(double percent) const {
-    return histogram_.Percentile(percent);
-  }
+  double PercentileMs(double percent) const { return histogram_.Percentile(percent); }
 
  private:
   static std::vector<double> Limits() {

@@ -36,8 +36,7 @@ int64_t Examples(const Request& request) {
 // measured of the calls in which TensorFlow optimises the graph.
 absl::StatusOr<std::vector<Request>> WarmRequests(const Model& model,
                                                   const std::string& path) {
-  TF_ASSIGN_OR_RETURN(std::vector<tensorflow::tstring> records,
-                      ReadRecords(path));
+  TF_ASSIGN_OR_RETURN(std::vector<tensorflow::tstring> records, ReadRecords(path));
   std::vector<Request> requests;
   for (const tensorflow::tstring& record : records) {
     TF_ASSIGN_OR_RETURN(Request request, ParseRecord(record));
@@ -122,8 +121,7 @@ Json::Value SampleMemory(const Stopwatch& watch, double seconds) {
 
 absl::Status Load(const Model& model, const std::string& path, double seconds,
                   const std::vector<int>& concurrencies) {
-  TF_ASSIGN_OR_RETURN(std::vector<Request> requests,
-                      WarmRequests(model, path));
+  TF_ASSIGN_OR_RETURN(std::vector<Request> requests, WarmRequests(model, path));
   for (int concurrency : concurrencies) {
     Stopwatch watch;
     Senders senders(model, requests, concurrency);

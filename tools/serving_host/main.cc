@@ -17,7 +17,8 @@
 namespace serving_host {
 namespace {
 
-constexpr char kUsage[] = R"(usage: serving_host FOLDER [--ops LIBRARY]... [--unchecked] COMMAND
+constexpr char kUsage[] =
+    R"(serving_host FOLDER [--ops LIBRARY]... [--unchecked] COMMAND
 
 FOLDER is that of a served version, with saved_model.pb in it. LIBRARY is a file of
 ops to load before it: _sentencepiece_tokenizer.so of the tensorflow_text wheel, for
@@ -56,8 +57,7 @@ absl::Status TakeFlag(const std::string& flag, const std::string& value,
   if (flag == "--ops") {
     arguments->op_libraries.push_back(value);
   } else if (flag == "--batch" && arguments->command == "answer") {
-    if (!absl::SimpleAtoi(value, &arguments->batch_size) ||
-        arguments->batch_size < 1) {
+    if (!absl::SimpleAtoi(value, &arguments->batch_size) || arguments->batch_size < 1) {
       return Invalid(flag, "a positive number of texts", value);
     }
   } else if (flag == "--seconds" && arguments->command == "load") {
@@ -82,8 +82,7 @@ absl::Status TakeFlag(const std::string& flag, const std::string& value,
 
 absl::StatusOr<Arguments> ParseArguments(int count, char** words) {
   Arguments arguments;
-  std::string* places[] = {&arguments.folder, &arguments.command,
-                           &arguments.file};
+  std::string* places[] = {&arguments.folder, &arguments.command, &arguments.file};
   size_t filled = 0;
   for (int i = 1; i < count; ++i) {
     std::string word = words[i];
@@ -105,8 +104,8 @@ absl::StatusOr<Arguments> ParseArguments(int count, char** words) {
     return Invalid("COMMAND", "replay, answer or load", arguments.command);
   }
   if (has_file != (filled == 3)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        arguments.command, has_file ? " needs a FILE" : " takes no FILE"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(arguments.command, has_file ? " needs a FILE" : " takes no FILE"));
   }
   return arguments;
 }

@@ -38,10 +38,10 @@ absl::Status CheckTensor(const std::string& name, const TensorInfo& wanted,
   if (found.dtype() == wanted.dtype() && shape.IsCompatibleWith(found.shape())) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "input '", name, "' must be ", DataTypeString(wanted.dtype()), " ",
-      shape.DebugString(), ". Found: ", DataTypeString(found.dtype()), " ",
-      found.shape().DebugString()));
+  return absl::InvalidArgumentError(
+      absl::StrCat("input '", name, "' must be ", DataTypeString(wanted.dtype()), " ",
+                   shape.DebugString(), ". Found: ", DataTypeString(found.dtype()), " ",
+                   found.shape().DebugString()));
 }
 
 }  // namespace
@@ -50,16 +50,15 @@ absl::Status Model::Load(const std::string& folder,
                          const std::vector<std::string>& op_libraries) {
   for (const std::string& library : op_libraries) {
     void* handle = nullptr;
-    TF_RETURN_IF_ERROR(tensorflow::Env::Default()->LoadDynamicLibrary(
-        library.c_str(), &handle));
+    TF_RETURN_IF_ERROR(
+        tensorflow::Env::Default()->LoadDynamicLibrary(library.c_str(), &handle));
   }
-  absl::Status status = tensorflow::LoadSavedModel(
-      tensorflow::SessionOptions(), tensorflow::RunOptions(), folder, {kServe},
-      &bundle_);
+  absl::Status status =
+      tensorflow::LoadSavedModel(tensorflow::SessionOptions(), tensorflow::RunOptions(),
+                                 folder, {kServe}, &bundle_);
   if (absl::StrContains(status.message(), "Op type not registered")) {
     return absl::NotFoundError(absl::StrCat(
-        folder, " needs a library of ops that --ops must name: ",
-        status.message()));
+        folder, " needs a library of ops that --ops must name: ", status.message()));
   }
   return status;
 }
@@ -68,7 +67,7 @@ absl::StatusOr<NamedTensors> Model::Predict(const Request& request) const {
   const auto& signatures = bundle_.GetSignatures();
   auto found = signatures.find(request.signature);
   if (found == signatures.end()) {
-    // TF Serving calls this FAILED_PRECONDITION; the fault is the request's all the same.
+    // FAILED_PRECONDITION in TF Serving, but the fault is the request's.
     return absl::InvalidArgumentError(
         absl::StrCat("signature '", request.signature,
                      "' is unknown; there are: ", Names(signatures)));
@@ -76,8 +75,8 @@ absl::StatusOr<NamedTensors> Model::Predict(const Request& request) const {
   const SignatureDef& signature = found->second;
   NamedTensors feeds;
   // TF Serving's own check of the names, and its reading of the tensors.
-  TF_RETURN_IF_ERROR(tensorflow::saved_model::GetInputValues(
-      signature, request.inputs, feeds));
+  TF_RETURN_IF_ERROR(
+      tensorflow::saved_model::GetInputValues(signature, request.inputs, feeds));
   if (is_checked_) TF_RETURN_IF_ERROR(CheckTensors(signature, feeds));
   std::vector<std::string> names, fetches;
   for (const auto& [name, info] : signature.outputs()) {
@@ -105,21 +104,19 @@ absl::Status Model::CheckTensors(const SignatureDef& signature,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> Model::OnlyStringInput(
-    const std::string& signature) const {
+absl::StatusOr<std::string> Model::OnlyStringInput(const std::string& signature) const {
   const auto& signatures = bundle_.GetSignatures();
   auto found = signatures.find(signature);
   if (found == signatures.end()) {
-    return absl::NotFoundError(absl::StrCat(
-        "no signature '", signature, "'; there are: ", Names(signatures)));
+    return absl::NotFoundError(
+        absl::StrCat("no signature '", signature, "'; there are: ", Names(signatures)));
   }
   const auto& inputs = found->second.inputs();
   const TensorInfo* info = inputs.size() == 1 ? &inputs.begin()->second : nullptr;
   if (info == nullptr || info->dtype() != tensorflow::DT_STRING ||
       info->tensor_shape().dim_size() != 1) {
-    return absl::NotFoundError(
-        absl::StrCat("signature '", signature,
-                     "' takes more than one string: ", Names(inputs)));
+    return absl::NotFoundError(absl::StrCat(
+        "signature '", signature, "' takes more than one string: ", Names(inputs)));
   }
   return inputs.begin()->first;
 }

@@ -34,7 +34,8 @@ class Model {
   // are as TensorFlow gives them.
   absl::StatusOr<NamedTensors> Predict(const Request& request) const;
 
-  // NOT_FOUND if the signature is missing or takes anything but one input, strings (b,).
+  // The name of a signature's input. NOT_FOUND if the signature is missing, or takes
+  // anything but one input of strings (b,).
   absl::StatusOr<std::string> OnlyStringInput(const std::string& signature) const;
 
  private:

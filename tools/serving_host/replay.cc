@@ -6,8 +6,7 @@
 namespace serving_host {
 namespace {
 
-Json::Value AnswerRecord(const Model& model,
-                         const tensorflow::tstring& record) {
+Json::Value AnswerRecord(const Model& model, const tensorflow::tstring& record) {
   absl::StatusOr<Request> request = ParseRecord(record);
   if (!request.ok()) return StatusToJson(request.status());
   absl::StatusOr<NamedTensors> outputs = model.Predict(*request);
@@ -24,8 +23,7 @@ Json::Value AnswerRecord(const Model& model,
 }  // namespace
 
 absl::Status Replay(const Model& model, const std::string& path) {
-  TF_ASSIGN_OR_RETURN(std::vector<tensorflow::tstring> records,
-                      ReadRecords(path));
+  TF_ASSIGN_OR_RETURN(std::vector<tensorflow::tstring> records, ReadRecords(path));
   for (const tensorflow::tstring& record : records) {
     PrintLine(AnswerRecord(model, record));
   }

@@ -43,14 +43,12 @@ bool ReadFields(absl::string_view bytes, Fields* fields) {
     if (!stream.ReadVarint32(&size)) return false;
     absl::string_view rest = bytes.substr(stream.CurrentPosition());
     if (!stream.Skip(static_cast<int>(size))) return false;
-    fields->emplace_back(WireFormatLite::GetTagFieldNumber(tag),
-                         rest.substr(0, size));
+    fields->emplace_back(WireFormatLite::GetTagFieldNumber(tag), rest.substr(0, size));
   }
   return stream.ConsumedEntireMessage();
 }
 
-absl::StatusOr<Fields> ParseFields(absl::string_view bytes,
-                                   const char* message) {
+absl::StatusOr<Fields> ParseFields(absl::string_view bytes, const char* message) {
   Fields fields;
   if (!ReadFields(bytes, &fields)) {
     return absl::InvalidArgumentError(
@@ -71,8 +69,7 @@ absl::StatusOr<Fields> ParseMessage(const Fields& fields, int number,
                                     const char* message) {
   std::optional<absl::string_view> bytes = Find(fields, number);
   if (!bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the record has no ", message));
+    return absl::InvalidArgumentError(absl::StrCat("the record has no ", message));
   }
   return ParseFields(*bytes, message);
 }
@@ -94,12 +91,10 @@ absl::StatusOr<Request> ParseRecord(absl::string_view record) {
   TF_ASSIGN_OR_RETURN(Fields log, ParseFields(record, "PredictionLog"));
   TF_ASSIGN_OR_RETURN(Fields predict_log,
                       ParseMessage(log, kPredictLog, "predict_log"));
-  TF_ASSIGN_OR_RETURN(Fields fields,
-                      ParseMessage(predict_log, kRequest, "request"));
+  TF_ASSIGN_OR_RETURN(Fields fields, ParseMessage(predict_log, kRequest, "request"));
   Request request;
   if (Find(fields, kModelSpec)) {
-    TF_ASSIGN_OR_RETURN(Fields spec,
-                        ParseMessage(fields, kModelSpec, "model_spec"));
+    TF_ASSIGN_OR_RETURN(Fields spec, ParseMessage(fields, kModelSpec, "model_spec"));
     absl::string_view name = Find(spec, kSignatureName).value_or("");
     if (!name.empty()) request.signature = std::string(name);
   }
@@ -109,11 +104,9 @@ absl::StatusOr<Request> ParseRecord(absl::string_view record) {
   return request;
 }
 
-absl::StatusOr<std::vector<tensorflow::tstring>> ReadRecords(
-    const std::string& path) {
+absl::StatusOr<std::vector<tensorflow::tstring>> ReadRecords(const std::string& path) {
   std::unique_ptr<tensorflow::RandomAccessFile> file;
-  TF_RETURN_IF_ERROR(
-      tensorflow::Env::Default()->NewRandomAccessFile(path, &file));
+  TF_RETURN_IF_ERROR(tensorflow::Env::Default()->NewRandomAccessFile(path, &file));
   tensorflow::io::SequentialRecordReader reader(file.get());
   std::vector<tensorflow::tstring> records;
   while (true) {

@@ -23,8 +23,7 @@ struct Request {
 absl::StatusOr<Request> ParseRecord(absl::string_view record);
 
 // The records of a TFRecord file. DATA_LOSS if one is cut off or its checksum is wrong.
-absl::StatusOr<std::vector<tensorflow::tstring>> ReadRecords(
-    const std::string& path);
+absl::StatusOr<std::vector<tensorflow::tstring>> ReadRecords(const std::string& path);
 
 }  // namespace serving_host
 
