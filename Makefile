@@ -13,7 +13,7 @@ REFERENCE := .venv-reference
 # Nor does the TPU's compiler load beside TensorFlow.
 TPU := .venv-tpu
 
-.PHONY: demo test test-slow test-reference test-browser tpu-check lint format clean
+.PHONY: demo test test-slow test-reference test-browser test-native serving-host tpu-check lint format clean
 
 demo: $(INSTALLED)
 	$(VENV_PYTHON) -m tools.demo --dir $(DEMO_DIR)
@@ -34,6 +34,12 @@ test-browser: $(INSTALLED)
 
 tpu-check: $(INSTALLED) $(TPU)/.installed
 	$(VENV_PYTHON) -m pytest -m tpu -s
+
+serving-host: $(INSTALLED)
+	@$(MAKE) --no-print-directory -f tools/serving_host/Makefile PYTHON=$(VENV_PYTHON) OUTPUT=build/serving_host
+
+test-native: $(INSTALLED)
+	$(VENV_PYTHON) -m pytest -m native
 
 lint: $(INSTALLED)
 	$(VENV_PYTHON) -m ruff check .
