@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from deberta_tf.files import UsageError
-from tools import ablation_report, documents, evaluation_report, tpu_memory
+from tools import ablation_report, documents, evaluation_report, sift_report, tpu_memory
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
@@ -44,6 +44,13 @@ def test_a_document_without_both_marks_is_refused(tmp_path, text):
             "evaluation.jsonl",
             evaluation_report,
             evaluation_report.table,
+        ),
+        (
+            "results.md",
+            "sift_study",
+            "sift_study.jsonl",
+            sift_report,
+            sift_report.table,
         ),
         ("tpu.md", "memory", "tpu_memory.jsonl", tpu_memory, tpu_memory.table),
     ],
