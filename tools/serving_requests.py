@@ -3,7 +3,14 @@
 import os
 
 import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+try:
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+except ImportError as error:
+    raise ImportError(
+        "TF Serving's protos are needed: "
+        "pip install -r requirements-serving.txt -c constraints.txt"
+    ) from error
 
 # Where TF Serving looks for warm-up records, inside a version's folder.
 WARM_UP_PATH = os.path.join("assets.extra", "tf_serving_warmup_requests")
