@@ -35,7 +35,7 @@ def attention_terms(backbone, inputs, layers=None):
             )
     states = backbone.hidden_states(inputs)
     mask = attention_mask(inputs["padding_mask"])
-    table = encoder._relative_table()
+    table = encoder.relative_table()
     return [
         _terms_of(encoder.blocks[layer].attention, states[layer], table, mask)
         for layer in layers

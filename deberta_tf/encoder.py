@@ -346,7 +346,7 @@ class DebertaEncoder(keras.layers.Layer):
         For inference. It gives the list of the variables that hold them, for an export:
         the layer itself does not, and what was traced within needs them.
         """
-        table = self._relative_table()
+        table = self.relative_table()
         folded = [
             {
                 term: tf.Variable(tf.cast(projected, self.variable_dtype), False)
@@ -368,13 +368,14 @@ class DebertaEncoder(keras.layers.Layer):
     def _position_tables(self):
         """What each block takes for its positions."""
         if self._folded is None:
-            return [self._relative_table()] * self.num_layers
+            return [self.relative_table()] * self.num_layers
         return [
             {term: tf.convert_to_tensor(one) for term, one in tables.items()} or None
             for tables in self._folded
         ]
 
-    def _relative_table(self):
+    def relative_table(self):
+        """The table of relative positions, normalised where it is, or None: (r, hidden)."""
         if self.relative_norm is None:
             return self.relative_embeddings
         return self.relative_norm(self.relative_embeddings)
