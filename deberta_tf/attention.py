@@ -286,22 +286,6 @@ class DisentangledSelfAttention(keras.layers.Layer):
         }
 
 
-def position_scores(
-    query,
-    key,
-    position_key,
-    position_query,
-    positions,
-    form="auto",
-    query_positions=None,
-):
-    """Sum of the position terms of the attention scores, see `position_terms`."""
-    terms = position_terms(
-        query, key, position_key, position_query, positions, form, query_positions
-    )
-    return tf.add_n([*terms.values()])
-
-
 def position_terms(
     query,
     key,

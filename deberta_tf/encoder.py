@@ -375,7 +375,7 @@ class DebertaEncoder(keras.layers.Layer):
         ]
 
     def relative_table(self):
-        """The table of relative positions, normalised where it is, or None: (r, hidden)."""
+        """The table of relative positions as blocks take it, (r, hidden), or None."""
         if self.relative_norm is None:
             return self.relative_embeddings
         return self.relative_norm(self.relative_embeddings)

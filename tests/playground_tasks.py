@@ -12,6 +12,8 @@ from deberta_tf import (
     DebertaTokenClassifier,
 )
 from tests.small_models import make_backbone, randomize
+from tools.playground_answers import view_of
+from tools.playground_server import make_app
 
 SEQUENCE_LENGTH = 32
 NAMES = ["calm", "loud", "na\u00efve"]
@@ -77,3 +79,11 @@ def ask(client, path="answer", **body):
     response = client.post(f"/api/{path}", json=body)
     assert response.status_code == 200, response.json
     return response.json
+
+
+def make_clients(tasks):
+    """{name: Flask's test client of the page of that task}."""
+    return {
+        name: make_app(view_of(task), name).test_client()
+        for name, task in tasks.items()
+    }

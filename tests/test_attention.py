@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deberta_tf.attention import DisentangledSelfAttention, position_scores
+from deberta_tf.attention import DisentangledSelfAttention, position_terms
 from deberta_tf.relative_position import RelativePositions
 from tests import reference
 from tests.layer_checks import run_layer_checks
@@ -178,7 +178,7 @@ def test_the_worked_example_of_integers():
     query, key = column(1, 10, 100)[None, None], column(1, 2, 3)[None, None]
     position_key, position_query = column(1, 2, 3, 4), column(10, 20, 30, 40)
     for form in FORMS:
-        terms = position_scores(
+        terms = position_terms(
             query,
             key,
             position_key[None],
@@ -186,7 +186,7 @@ def test_the_worked_example_of_integers():
             RelativePositions(0, 2),
             form,
         )
-        total = tf.matmul(query, key, transpose_b=True) + terms
+        total = tf.matmul(query, key, transpose_b=True) + terms["c2p"] + terms["p2c"]
         expected = [[34, 44, 34], [90, 110, 110], [540, 680, 690]]
         np.testing.assert_array_equal(total[0, 0], expected)
 

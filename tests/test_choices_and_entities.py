@@ -6,6 +6,7 @@ import pytest
 
 import deberta_tf
 from deberta_tf.packing import pack_strings
+from tests.served_tasks import ENTITIES, MARKED
 from tests.small_models import make_backbone, randomize
 
 
@@ -57,14 +58,6 @@ def test_it_learns_to_choose(tokenizer, sentences):
     assert task.evaluate(x, labels, verbose=0)[1] > 0.95
 
 
-PASSAGE = "Doctor Quinn sold Oslo. The old captain watched the na\u00efve jury. "
-ENTITIES = {
-    "passage": [PASSAGE, PASSAGE * 3],
-    "query": ["who sold @placeholder?", "@placeholder and @placeholder"],
-    # "Doctor Quinn", "Oslo", "captain"; the third of the long one is its last "Oslo".
-    "entity_starts": [[0, 18, 32], [0, 18, 2 * len(PASSAGE) + 18]],
-    "entity_ends": [[12, 22, 39], [12, 22, 2 * len(PASSAGE) + 22]],
-}
 ANSWERS = [[0, 1, 0], [0, 0, 1]]
 
 
@@ -149,14 +142,6 @@ def test_it_learns_which_entity_answers(entity_preprocessor):
     many = {name: value * 8 for name, value in ENTITIES.items()}
     task.fit(many, ANSWERS * 8, batch_size=8, epochs=12, verbose=0)
     assert task.evaluate(many, ANSWERS * 8, verbose=0)[1] > 0.95
-
-
-MARKED = {
-    "text": ["the old captain sold", "a grey cat"],
-    "text_pair": ["my sister has forgotten", "the old cat"],
-    "span_starts": [[8, 3], [7, 8]],
-    "span_ends": [[15, 9], [10, 11]],
-}
 
 
 def marked_task(tokenizer):

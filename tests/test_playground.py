@@ -7,9 +7,15 @@ import tensorflow as tf
 from deberta_tf.attention_terms import attention_terms
 from deberta_tf.entity_metrics import entities_of
 from deberta_tf.packing import pack_strings
-from tests.playground_tasks import INPUTS, NAMES, SEQUENCE_LENGTH, ask, make_tasks
+from tests.playground_tasks import (
+    INPUTS,
+    NAMES,
+    SEQUENCE_LENGTH,
+    ask,
+    make_clients,
+    make_tasks,
+)
 from tools.playground_answers import view_of
-from tools.playground_server import make_app
 
 LONG = "nobody remembers the theory of knots. " * 9
 
@@ -21,10 +27,7 @@ def tasks(sentencepiece_proto):
 
 @pytest.fixture(scope="session")
 def clients(tasks):
-    return {
-        name: make_app(view_of(task), name).test_client()
-        for name, task in tasks.items()
-    }
+    return make_clients(tasks)
 
 
 def answer(clients, name):

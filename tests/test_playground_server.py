@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from deberta_tf import DebertaMaskedLM, DebertaTextClassifier
 from deberta_tf.files import UsageError, run_command
-from tests.playground_tasks import INPUTS, ask, make_tasks
+from tests.playground_tasks import INPUTS, ask, make_clients, make_tasks
 from tests.small_models import make_backbone
 from tools import playground
 from tools.export_saved_model import task_class
@@ -27,10 +27,7 @@ def tasks(sentencepiece_proto):
 
 @pytest.fixture(scope="session")
 def clients(tasks):
-    return {
-        name: make_app(view_of(task), name).test_client()
-        for name, task in tasks.items()
-    }
+    return make_clients(tasks)
 
 
 def refuse(client, path="answer", **body):

@@ -5,15 +5,9 @@ import numpy as np
 import pytest
 
 import deberta_tf
+from tests.served_tasks import CONTEXTS, QUESTIONS
 from tests.small_models import make_backbone, randomize
 
-QUESTIONS = ["who sold?", "what?", "who?", "where?"]
-CONTEXTS = [
-    "the old captain sold the harbour.",
-    "na\u00efve \U0001f600 \ufb01sh and  frozen\u00a0peas",
-    "",
-    "my sister painted that song! " * 5,
-]
 ANSWERS = ["captain", "frozen\u00a0peas", "", "song"]
 SPANS = [
     (context.rindex(answer), context.rindex(answer) + len(answer)) if answer else (0, 0)

@@ -5,13 +5,9 @@ import pytest
 import tensorflow as tf
 
 import deberta_tf
+from tests.served_tasks import SENTENCES
 from tests.small_models import make_backbone, randomize
 
-SENTENCES = [
-    ["the", "captain", "sold", "Oslo", "."],
-    ["nobody"],
-    ["frozen", "peas", "", "watched", "her", "bicycle", "yesterday"],
-]
 TAGS = [[0, 1, 0, 2, 0], [1], [0, 2, 0, 0, 1, 2, 0]]
 
 
