@@ -82,7 +82,7 @@ def pack_segments(
     """
     num_special = len(segments) + 1
     _check_lengths(len(segments), num_special, sequence_length, max_length)
-    segments = [_int32_ids(segment) for segment in segments]
+    segments = equally_many([_int32_ids(segment) for segment in segments])
     limit = sequence_length or max_length
     if limit is not None:
         segments = _truncate(segments, limit - num_special)
@@ -134,6 +134,35 @@ def _check_lengths(num_segments, num_special, sequence_length, max_length):
                 f"{name} must hold the {num_special} special tokens of "
                 f"{num_segments} segment(s). Received: {name}={value}"
             )
+
+
+def equally_many(segments):
+    """Segments of one batch, which nothing is made of before they are known to be.
+
+    Args:
+        segments: list of one or two RaggedTensors (b, None).
+
+    Returns:
+        list of RaggedTensors, the same.
+
+    Raises:
+        InvalidArgumentError: when run, if the second has more or fewer rows.
+    """
+    first, *others = segments
+    checks = [
+        tf.debugging.assert_equal(
+            one.nrows(), first.nrows(), "The two texts of pairs must be equally many"
+        )
+        for one in others
+    ]
+    with tf.control_dependencies([one for one in checks if one is not None]):
+        # Lengths and ids come from here.
+        return [
+            tf.RaggedTensor.from_row_splits(
+                tf.identity(one.values), tf.identity(one.row_splits), validate=False
+            )
+            for one in segments
+        ]
 
 
 def _int32_ids(segment):

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from deberta_tf.packing import pack_ids, pack_marks
+from deberta_tf.packing import equally_many, pack_ids, pack_marks
 
 # Below every score: a token that may not begin or end a span.
 _NEVER = -1e9
@@ -42,6 +42,7 @@ def pack_windows(
             "Rows must hold 3 special tokens and one of each text. Received: "
             f"sequence_length={sequence_length}, max_length={max_length}"
         )
+    fixed, windowed = equally_many([fixed, windowed])
     fixed = fixed[:, : max(budget // 2, 1)]
     rooms = budget - fixed.row_lengths()
     example, at = _cut(windowed, rooms, overlap, choose)

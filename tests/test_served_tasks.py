@@ -166,6 +166,21 @@ def test_sentences_without_words_have_no_labels(served):
     assert answers["labels"].shape == answers["scores"].shape == (2, 0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "signature", "names"),
+    [
+        ("text_classifier", "text_pairs", ("text", "text_pair")),
+        ("question_answering", "serving_default", ("question", "context")),
+    ],
+)
+def test_texts_that_are_not_equally_many_are_named(kind, signature, names, served):
+    columns = dict(zip(names, [["a", "b", "c"], ["a", "b"]], strict=True))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must be equally many"):
+        served[kind].signatures[signature](
+            **{name: tf.constant(column) for name, column in columns.items()}
+        )
+
+
 def test_a_choice_of_nothing_is_refused(served):
     with pytest.raises(tf.errors.InvalidArgumentError):
         served["multiple_choice"].signatures["serving_default"](
