@@ -54,6 +54,7 @@ def make_card(tmp_path, sentencepiece_proto):
             str(tmp_path / "preset"),
             weights,
             "python -m tools.export_saved_model --preset preset",
+            consumer=12,
         )
 
     return make_card
@@ -151,6 +152,7 @@ def test_the_versions_are_those_in_use(make_card):
     )
     assert f"- deberta-tf {version}\n" in versions
     assert "- tensorflow 2." in versions
+    assert "- lowest version of GraphDef: 12" in versions
     assert "tensorflow/serving:" in versions
 
 

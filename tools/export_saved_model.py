@@ -121,8 +121,9 @@ def deployment_texts(task, folder, name, arguments, weights, command):
         arguments.cpus,
         folder_size(os.path.join(folder, "variables")),
     )
+    consumer = warm_up.read_graph(folder).graph_def.versions.min_consumer
     card = model_card.make_card(
-        task, signatures, facts, arguments.preset, weights, command
+        task, signatures, facts, arguments.preset, weights, command, consumer
     )
     return {**deployment.render(facts), deployment.MODEL_CARD: card}
 

@@ -15,6 +15,8 @@ from deberta_tf.packing import LENGTH_STEP
 from tools import deployment, warm_up
 
 NOT_STATED = "not stated"
+# The tests hold served graphs to the operations of these.
+OLDEST_SERVER = "TF Serving 2.12 (TensorFlow 2.12, TF-Text 2.12)"
 # As `trainers.finetune` leaves them: the first inside a preset, the others beside it.
 _SCORES, _RESULTS, _CONFIG = "scores.json", "results.json", "config.json"
 _PACKAGES = ("tensorflow", "keras", "keras-hub", "tensorflow-text")
@@ -61,7 +63,7 @@ _WHEN_TOO_LONG = {
 }
 
 
-def make_card(task, signatures, facts, preset, weights, command):
+def make_card(task, signatures, facts, preset, weights, command, consumer):
     """The text of a card.
 
     Args:
@@ -71,6 +73,7 @@ def make_card(task, signatures, facts, preset, weights, command):
         preset: str, the folder that the task was loaded from.
         weights: str, the dtype that the weights are served in, and what is known of it.
         command: str.
+        consumer: int. GraphDef version that a server must read, at the least.
     """
     kind = type(task).__name__
     return deployment.fill(
@@ -91,7 +94,7 @@ def make_card(task, signatures, facts, preset, weights, command):
         training=_training(preset),
         scores=_scores(preset, weights),
         geometry=_geometry(task, weights),
-        versions=_versions(),
+        versions=_versions(consumer),
         command=command,
     )
 
@@ -244,12 +247,14 @@ def _geometry(task, weights):
     return "\n".join(f"- {name}: {value}" for name, value in facts.items())
 
 
-def _versions():
+def _versions(consumer):
     project = pathlib.Path(__file__).parents[1] / "pyproject.toml"
     own = tomllib.loads(project.read_text("utf-8"))["project"]
     versions = {own["name"]: own["version"]}
     versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
     versions["server image"] = f"`{deployment.IMAGE}`"
+    versions["oldest server known to have all operations:"] = OLDEST_SERVER
+    versions["lowest version of GraphDef:"] = consumer
     return "\n".join(f"- {name} {version}" for name, version in versions.items())
 
 

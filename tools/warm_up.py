@@ -36,13 +36,18 @@ def batch_sizes(max_rows):
     return [2**power for power in range(max_rows.bit_length())]
 
 
-def read_signatures(folder):
-    """{name: SignatureDef} of a SavedModel, of the signatures that take inputs."""
+def read_graph(folder):
+    """The MetaGraphDef of a SavedModel."""
     with open(os.path.join(folder, "saved_model.pb"), "rb") as file:
         (graph,) = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs
+    return graph
+
+
+def read_signatures(folder):
+    """{name: SignatureDef} of a SavedModel, of the signatures that take inputs."""
     return {
         name: signature
-        for name, signature in sorted(graph.signature_def.items())
+        for name, signature in sorted(read_graph(folder).signature_def.items())
         if signature.inputs
     }
 
