@@ -7,6 +7,10 @@ from deberta_tf.packing import equally_many, pack_ids, pack_marks
 # Below every score: a token that may not begin or end a span.
 _NEVER = -1e9
 
+# Windows that a served model reads at once: a context of any length takes no more
+# memory than so many rows.
+WINDOW_ROWS = 32
+
 
 def pack_windows(
     tokenizer,

@@ -11,15 +11,10 @@ import yaml
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from deberta_tf import (
-    DebertaSentencePieceTokenizer,
-    DebertaTextClassifier,
-    DebertaTokenClassifier,
-)
+from deberta_tf import DebertaSentencePieceTokenizer, DebertaTextClassifier
 from deberta_tf.files import UsageError, run_command
 from tests.serving_protos import message_class
 from tests.small_models import make_backbone
-from tests.test_warm_up import signatures_of
 from tools import deployment, export_saved_model, serving_requests
 
 PREFIX = "/models/my-model/deployment"
@@ -83,6 +78,8 @@ def facts(**changed):
         "cpus": 4,
         "weights_bytes": 736_000_000,
         "row_bytes": 150_000_000,
+        "choices": 1,
+        "has_windows": False,
         "num_parameters": 184_000_000,
         "warm_up_tokens": 40_000,
     }
@@ -134,16 +131,6 @@ def test_a_batch_is_of_rows_that_fit(text_of):
     assert batching.num_batch_threads.value == 2
     # Else a request's own words or ids would be its padding.
     assert not batching.pad_variable_length_inputs
-
-
-@pytest.mark.parametrize("sequence_length", [16, 100, 512, 5000])
-def test_the_queue_holds_the_largest_request(sequence_length):
-    one = facts(sequence_length=sequence_length)
-    batching = batching_of(deployment.render(one)["batching_parameters.txt"])
-    rows = batching.max_execution_batch_size.value
-    assert rows * sequence_length <= max(4096, sequence_length)
-    assert batching.max_enqueued_batches.value * rows >= batching.max_batch_size.value
-    assert batching.max_batch_size.value >= rows
 
 
 def test_compose_mounts_the_versions_where_the_flags_look(service):
@@ -199,13 +186,11 @@ def test_probes_ask_for_the_model(pod):
     (container,) = pod["containers"]
     ports = {one["name"]: one["containerPort"] for one in container["ports"]}
     assert ports == {"grpc": 8500, "rest": 8501}
-    for name in ("startupProbe", "readinessProbe"):
-        assert container[name]["httpGet"] == {
-            "path": "/v1/models/my-model",
-            "port": "rest",
-        }
-    # A server whose REST threads all wait is busy, not dead.
-    assert container["livenessProbe"]["tcpSocket"] == {"port": "grpc"}
+    status = {"path": "/v1/models/my-model", "port": "rest"}
+    assert container["startupProbe"]["httpGet"] == status
+    # A server whose REST threads all wait is busy, not dead, and not to be left out.
+    for name in ("readinessProbe", "livenessProbe"):
+        assert container[name]["tcpSocket"] == {"port": "grpc"}
 
 
 def test_the_service_reaches_the_pods_and_their_metrics(objects, pod, text_of):
@@ -241,24 +226,6 @@ def test_pods_are_replaced_when_settings_change_but_not_for_a_version():
     assert checksum(version=7) == checksum(version=1)
 
 
-def test_memory_holds_two_versions_and_all_batches():
-    # 2 x 736 MB, 4 batches of 8 rows of 150 MB, 1 GiB: 7.35e9 bytes.
-    assert facts().memory_mib == 7168
-    assert facts(weights_bytes=0, row_bytes=0).memory_mib == 1024
-
-
-def test_calls_that_are_not_batched_are_no_more_than_there_is_memory_for():
-    batched, alone = facts(), facts(batches_requests=False)
-    assert batched.threads == 2 * 4 * batched.batch_rows
-    assert alone.threads * alone.row_bytes == 4 * alone.batch_bytes
-
-
-def test_startup_time_grows_with_the_model():
-    # 2 x 184e6 x 40e3 operations at 4 x 2e10 a second: 184 s, and 120.
-    assert facts().startup_s == 360
-    assert facts(num_parameters=0).startup_s == 120
-
-
 @pytest.mark.parametrize("name", ["true", "no", "null", "y"])
 def test_a_name_that_yaml_takes_for_a_value_stays_a_string(name):
     texts = deployment.render(facts(name=name))
@@ -266,22 +233,6 @@ def test_a_name_that_yaml_takes_for_a_value_stays_a_string(name):
     for one in yaml.safe_load_all(texts["kubernetes.yaml"]):
         assert one["metadata"]["labels"] == {"app.kubernetes.io/name": name}
         assert one["metadata"]["name"] in (name, f"{name}-config")
-
-
-def test_requests_of_any_width_are_not_batched(sentencepiece_proto):
-    tokenizer = DebertaSentencePieceTokenizer(sentencepiece_proto)
-    task = DebertaTokenClassifier(
-        make_backbone(num_layers=1),
-        labels=["O", "B"],
-        preprocessor=DebertaTokenClassifier.preprocessor_cls(tokenizer, 24),
-    )
-    one = deployment.make_deployment(task, signatures_of(task), "words", 1, 2, 1000)
-    assert not one.batches_requests
-    texts = deployment.render(one)
-    (service,) = yaml.safe_load(texts["compose.yaml"])["services"].values()
-    assert not [flag for flag in service["command"] if "batching" in flag]
-    assert "# NOT IN USE" in texts["batching_parameters.txt"]
-    assert batching_of(texts["batching_parameters.txt"]).max_batch_size.value
 
 
 @pytest.mark.parametrize(
@@ -328,8 +279,25 @@ def test_the_card_tells_of_the_model(text_of):
     assert "`text` string (any); `text_pair` string (any)" in row
     assert "`scores` float32 (any, 2)" in row
     assert "longest row is of 40 tokens" in card
-    assert "--output" in card
-    assert "--version=2" in card
+
+
+def test_the_command_of_the_card_has_no_paths_of_the_machine(text_of, served):
+    card = text_of("MODEL_CARD.md")
+    assert "--preset=preset --output=my-model --version=2 --cpus=2" in card
+    assert str(served.parent) not in card
+
+
+def test_a_path_after_its_flag_is_shortened_too():
+    argv = ["--preset", "/a=b/c/preset/", "--output=/x=y/out", "--name", "n"]
+    command = export_saved_model.told_command(argv)
+    assert command.endswith(" --preset preset --output=out --name n")
+
+
+def test_without_a_number_the_cores_of_this_machine_are_asked_for(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    flags = ["--preset=a", "--output=b"]
+    assert export_saved_model.parse(flags).cpus == 3
+    assert export_saved_model.parse([*flags, "--cpus=1"]).cpus == 1
 
 
 def test_the_request_of_the_card_is_one_for_the_rest_api(text_of):

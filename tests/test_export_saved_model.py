@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 
@@ -14,7 +15,7 @@ from deberta_tf import (
 )
 from deberta_tf.files import run_command
 from tests.small_models import make_backbone
-from tools import export_saved_model
+from tools import deployment, export_saved_model
 
 
 @pytest.fixture
@@ -80,6 +81,45 @@ def test_a_backbone_alone_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         run_command(export_saved_model.main, command)
     assert "holds a backbone: nothing is served" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["DebertaMaskedLM", "DebertaReplacedTokenDetection"])
+def test_a_task_with_nothing_to_serve_is_told_before_it_is_loaded(
+    name, tmp_path, capsys
+):
+    # There are no weights to load.
+    content = json.dumps({"registered_name": f"deberta_tf>{name}"})
+    (tmp_path / "task.json").write_text(content)
+    command = ["--preset", str(tmp_path), "--output", str(tmp_path / "served")]
+    with pytest.raises(SystemExit, match="2"):
+        run_command(export_saved_model.main, command)
+    assert f"holds {name}: nothing is served" in capsys.readouterr().err
+
+
+def test_what_a_killed_export_left_is_removed(preset, tmp_path):
+    served = tmp_path / "served"
+    for name in (".1.abcd_123", ".deployment.abcd_123"):
+        (served / name / "variables").mkdir(parents=True)
+    export_saved_model.main(["--preset", preset, "--output", str(served)])
+    assert sorted(os.listdir(served)) == ["1", "deployment"]
+
+
+def test_an_export_that_fails_over_its_deployment_is_made_again(
+    preset, tmp_path, monkeypatch
+):
+    served = tmp_path / "served"
+    command = ["--preset", preset, "--output", str(served)]
+    with monkeypatch.context() as patch:
+        patch.setattr(deployment, "write", _fill_the_disk)
+        with pytest.raises(OSError, match="No space left"):
+            export_saved_model.main(command)
+    assert os.listdir(served) == []
+    export_saved_model.main(command)
+    assert sorted(os.listdir(served)) == ["1", "deployment"]
+
+
+def _fill_the_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_an_existing_version_is_one_line(preset, tmp_path, capsys):

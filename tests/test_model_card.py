@@ -64,14 +64,16 @@ def make_card(tmp_path, sentencepiece_proto):
 def write_run(tmp_path):
     """Writes what `trainers.finetune` leaves, see RESULTS and CONFIG."""
 
-    def write_run(scores_step=12):
+    def write_run(**changed):
         (tmp_path / "preset").mkdir()
         for name, content in {
-            "preset/scores.json": {"step": scores_step, **RESULTS["dev"]},
-            "results.json": RESULTS,
-            "config.json": CONFIG,
+            "scores": {"step": 12, **RESULTS["dev"]},
+            "results": RESULTS,
+            "config": CONFIG,
+            **changed,
         }.items():
-            (tmp_path / name).write_text(json.dumps(content))
+            folder = tmp_path / "preset" if name == "scores" else tmp_path
+            (folder / f"{name}.json").write_text(json.dumps(content))
 
     return write_run
 
@@ -102,10 +104,45 @@ def test_a_path_of_the_machine_is_told_by_its_last_part(make_card, write_run):
 
 
 def test_results_of_another_run_are_left_out(make_card, write_run):
-    write_run(scores_step=8)
-    scores = section(make_card(num_classes=2), "Scores")
+    write_run(scores={"step": 8, **RESULTS["dev"]})
+    card = make_card(num_classes=2)
+    scores = section(card, "Scores")
     assert "| dev | accuracy | 0.9123 |" in scores
     assert "most frequent class" not in scores
+    assert "Data: not stated." in section(card, "Training data")
+
+
+@pytest.mark.parametrize("scores", [{}, RESULTS["dev"], [12]])
+def test_what_stands_beside_a_preset_without_its_step_is_not_its_own(
+    make_card, write_run, scores
+):
+    write_run(scores=scores)
+    card = make_card(num_classes=2)
+    assert "most frequent class" not in section(card, "Scores")
+    assert "Data: not stated." in section(card, "Training data")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"config": ["other"]},
+        {"config": {"settings": 1}},
+        {"config": {**CONFIG, "data": 3}},
+        {"results": "other"},
+        {"scores": None},
+    ],
+)
+def test_files_that_are_not_the_trainers_do_no_harm(make_card, write_run, changed):
+    write_run(**changed)
+    assert "digest of" not in make_card(num_classes=2)
+
+
+def test_files_that_are_no_json_do_no_harm(make_card, write_run, tmp_path):
+    write_run()
+    (tmp_path / "results.json").write_bytes(b"\xff{")
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").mkdir()
+    assert "Data: not stated." in make_card(num_classes=2)
 
 
 def test_what_nobody_told_is_not_stated(make_card):

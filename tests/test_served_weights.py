@@ -121,7 +121,8 @@ def test_a_difference_is_the_largest_of_all_answers(task, exported, tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
     folder = exported["int8"]
-    examples = served_difference.read_examples(str(path), task, folder)
+    lines = served_difference.read_lines(str(path))
+    examples = served_difference.make_examples(str(path), lines, task)
     found = served_difference.measure(task, folder, examples)
     served = tf.saved_model.load(folder).signatures["serving_default"]
     answers = served(text=tf.constant(TEXTS))
@@ -134,7 +135,7 @@ def test_a_difference_is_the_largest_of_all_answers(task, exported, tmp_path):
 
 
 def test_without_examples_sentences_of_every_length_are_compared(task, exported):
-    examples = served_difference.read_examples(None, task, exported["float32"])
+    examples = served_difference.make_examples(None, None, task)
     found = served_difference.measure(task, exported["float32"], examples)
     assert (found.examples, found.decided_alike) == (2, 2)
     assert found.largest < 1e-5
@@ -151,6 +152,24 @@ def test_the_command_tells_what_other_weights_change(task, tmp_path, capsys):
     assert line.removeprefix("weights ") in card
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_answers_that_are_no_numbers_are_an_error(sentencepiece_proto, exported, value):
+    broken = make_task(sentencepiece_proto)
+    broken.head.logits.kernel.assign(broken.head.logits.kernel * value)
+    examples = served_difference.make_examples(None, None, broken)
+    with pytest.raises(ValueError, match="'scores?' of the preset in float32 has NaN"):
+        served_difference.measure(broken, exported["int8"], examples)
+
+
+def test_a_version_that_answers_no_numbers_is_told(task, sentencepiece_proto, tmp_path):
+    broken = make_task(sentencepiece_proto)
+    broken.head.logits.kernel.assign(broken.head.logits.kernel * np.nan)
+    folder = broken.export_for_serving(str(tmp_path))
+    examples = served_difference.make_examples(None, None, task)
+    with pytest.raises(ValueError, match="'scores?' of the version exported has NaN"):
+        served_difference.measure(task, folder, examples)
+
+
 def test_examples_of_other_inputs_are_one_error(task, tmp_path):
     path = tmp_path / "wrong.jsonl"
     path.write_text('{"text": "a"}\n{"words": ["a"]}\n')
@@ -159,4 +178,21 @@ def test_examples_of_other_inputs_are_one_error(task, tmp_path):
     command = ["--preset", preset, "--output", output, "--examples", str(path)]
     with pytest.raises(UsageError, match="line 2: there is no 'text'"):
         export_saved_model.main(command)
-    assert not os.path.exists(os.path.join(output, "1"))
+    assert not os.path.exists(output)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "is empty: nothing to compare on"), ("{", "line 1, is not JSON")],
+)
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_the_file_of_examples_is_read_before_the_preset(
+    tmp_path, text, message, weights
+):
+    path = tmp_path / "examples.jsonl"
+    path.write_text(text)
+    # A folder that holds nothing to load.
+    command = [f"--preset={tmp_path}", f"--output={tmp_path / 'served'}"]
+    command += [f"--examples={path}", f"--weights={weights}"]
+    with pytest.raises(UsageError, match=message):
+        export_saved_model.main(command)

@@ -1,5 +1,7 @@
 """Warm-up records: they hit every length that is served, and the model answers them."""
 
+import itertools
+
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
@@ -36,17 +38,20 @@ every_task = pytest.mark.parametrize("kind", TASKS)
 
 @pytest.fixture
 def make_task(sentencepiece_proto):
-    tokenizer = DebertaSentencePieceTokenizer(sentencepiece_proto)
+    return lambda kind, tokenizer=None: make_small_task(
+        kind, sentencepiece_proto, tokenizer
+    )
 
-    def make_task(kind, tokenizer=tokenizer):
-        task_class, arguments = TASKS[kind]
-        return task_class(
-            make_backbone(num_layers=1, max_sequence_length=LENGTH),
-            preprocessor=task_class.preprocessor_cls(tokenizer, LENGTH),
-            **arguments,
-        )
 
-    return make_task
+def make_small_task(kind, proto, tokenizer=None):
+    """One of `TASKS`, of rows of `LENGTH` tokens."""
+    task_class, arguments = TASKS[kind]
+    tokenizer = tokenizer or DebertaSentencePieceTokenizer(proto)
+    return task_class(
+        make_backbone(num_layers=1, max_sequence_length=LENGTH),
+        preprocessor=task_class.preprocessor_cls(tokenizer, LENGTH),
+        **arguments,
+    )
 
 
 def signature(**specs):
@@ -193,12 +198,28 @@ def test_byte_pairs_hit_the_lengths_too(make_task):
 def test_a_model_of_512_tokens_stays_far_below_the_limit_of_records():
     lengths = warm_up.served_lengths(512)
     assert lengths == [32 * i for i in range(1, 17)]
-    assert len(warm_up.plan(lengths, 8)) * 5 < 1000 / 8
+    plan = warm_up.plan(lengths, 8, 5)
+    assert [length for length, rows in plan if rows == 1] == lengths
+    assert len(plan) * 5 < 1000 / 8
+
+
+@pytest.mark.parametrize("num_signatures", [2, 3, 5, 7])
+def test_signatures_of_long_rows_share_the_limit_of_records(num_signatures):
+    lengths = warm_up.served_lengths(8192)
+    assert len(lengths) == 256
+    plan = warm_up.plan(lengths, 8, num_signatures)
+    assert num_signatures * len(plan) <= 1000
+    alone = [length for length, rows in plan if rows == 1]
+    assert (alone[0], alone[-1]) == (32, 8192)
+    # Thinned evenly, and no more than need be.
+    assert len(alone) >= min(256, 1000 // num_signatures - 4)
+    steps = {after - before for before, after in itertools.pairwise(alone)}
+    assert steps <= {32, 64}
 
 
 def test_short_rows_have_one_length():
     assert warm_up.served_lengths(20) == [20]
-    assert warm_up.plan([20], 2) == [(20, 1), (20, 2)]
+    assert warm_up.plan([20], 2, 2) == [(20, 1), (20, 2)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The folder that TF Serving, Docker and Kubernetes serve an exported model by."""
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -10,6 +11,7 @@ import string
 import textwrap
 
 from deberta_tf import files
+from deberta_tf.windows import WINDOW_ROWS
 from tools import warm_up
 
 FOLDER = "deployment"
@@ -33,6 +35,8 @@ TOKENS_PER_BATCH = 4096
 MAX_BATCH_ROWS = 32
 MAX_REQUEST_ROWS = 256
 MIN_THREADS = 64
+# Where calls are not batched. REST also answers those that ask for the server's status.
+MIN_GRPC_THREADS, MIN_REST_THREADS = 4, 2
 
 _TEMPLATES = pathlib.Path(__file__).parent / "deployment_templates"
 # Of Services in Kubernetes (RFC 1035); also a folder's and a URL's part.
@@ -51,6 +55,9 @@ class Deployment:
         cpus: int. Cores of a server.
         weights_bytes: int. What a loaded version holds.
         row_bytes: int, see `activation_bytes`.
+        choices: int. Rows of an example that is one of choices, 1 of others.
+        has_windows: bool. Whether an example may be any number of rows, which are run
+            `WINDOW_ROWS` at a time.
         num_parameters: int.
         warm_up_tokens: int. Tokens of all warm-up records.
     """
@@ -62,6 +69,8 @@ class Deployment:
     cpus: int
     weights_bytes: int
     row_bytes: int
+    choices: int
+    has_windows: bool
     num_parameters: int
     warm_up_tokens: int
 
@@ -70,24 +79,46 @@ class Deployment:
         return batch_rows(self.sequence_length)
 
     @property
-    def batch_bytes(self):
-        return self.batch_rows * self.row_bytes
+    def calls(self):
+        """What is run at a time: batches, or calls of an example each."""
+        if self.batches_requests:
+            return self.cpus
+        # One of gRPC's turns away what finds no thread (grpc, thread_manager.cc).
+        return self.grpc_threads - 1 + self.rest_threads
 
     @property
-    def threads(self):
-        """Calls at a time.
+    def call_bytes(self):
+        """What one of `calls` takes."""
+        if self.has_windows:
+            return WINDOW_ROWS * self.row_bytes
+        examples = self.batch_rows if self.batches_requests else 1
+        return examples * self.choices * self.row_bytes
 
-        One that waits for its batch holds a thread, so these are twice what is run at a
-        time (batching_session.h). Without batching each is run at once, so these are no
-        more than there is memory for, with a row each.
+    @property
+    def grpc_threads(self):
+        return max(MIN_GRPC_THREADS, self._threads)
+
+    @property
+    def rest_threads(self):
+        return max(MIN_REST_THREADS, self._threads)
+
+    @property
+    def _threads(self):
+        """Of gRPC, and as many of REST, before the least that each needs.
+
+        A call that waits for its batch holds a thread, so these are twice what is run
+        at a time (batching_session.h). Without batching each is run at once: both pools
+        together are the rows that batches would have.
         """
         rows = self.cpus * self.batch_rows
-        return max(MIN_THREADS, 2 * rows) if self.batches_requests else rows
+        if self.batches_requests:
+            return max(MIN_THREADS, 2 * rows)
+        return self.cpus // 2 if self.has_windows else rows // 2
 
     @property
     def memory_mib(self):
         """Of a server: a multiple of 256."""
-        size = 2 * self.weights_bytes + self.cpus * self.batch_bytes + 2**30
+        size = 2 * self.weights_bytes + self.calls * self.call_bytes + 2**30
         return 256 * math.ceil(size / 2**28)
 
     @property
@@ -152,7 +183,11 @@ def activation_bytes(backbone, length):
 def make_deployment(task, signatures, name, version, cpus, weights_bytes):
     """A `Deployment` of a task that was exported with these signatures."""
     length = task.preprocessor.sequence_length
-    plan = warm_up.plan(warm_up.served_lengths(length), batch_rows(length))
+    lengths = warm_up.served_lengths(length)
+    plan = warm_up.plan(lengths, batch_rows(length), len(signatures))
+    tokens = len(signatures) * sum(rows * tokens for tokens, rows in plan)
+    inputs = signatures["serving_default"].inputs
+    choices = warm_up.NUM_CHOICES if "choices" in inputs else 1
     return Deployment(
         name=name,
         version=version,
@@ -161,8 +196,10 @@ def make_deployment(task, signatures, name, version, cpus, weights_bytes):
         cpus=cpus,
         weights_bytes=weights_bytes,
         row_bytes=activation_bytes(task.backbone, length),
+        choices=choices,
+        has_windows=hasattr(task.preprocessor, "windows"),
         num_parameters=task.count_params(),
-        warm_up_tokens=len(signatures) * sum(rows * tokens for tokens, rows in plan),
+        warm_up_tokens=choices * tokens,
     )
 
 
@@ -175,22 +212,23 @@ def check_replaceable(served):
     files.check_replaceable(os.path.join(served, FOLDER), FILES.__contains__)
 
 
-def write(served, texts):
-    """Writes the folder, whole, in the place of one that is there.
+@contextlib.contextmanager
+def replacement(served):
+    """Yields an unfinished folder that takes the place of the deployment on success.
 
     Args:
         served: str, the folder of the versions.
-        texts: {name of a file: its text}, of all in `FILES`.
-
-    Returns:
-        str, the folder written.
     """
     path = os.path.join(served, FOLDER)
     files.recover_directory(path)
     with files.atomic_directory(path) as folder:
-        for name, text in texts.items():
-            files.atomic_write(os.path.join(folder, name), text)
-    return path
+        yield folder
+
+
+def write(folder, texts):
+    """Writes files, {name: text} of all in `FILES`, into a folder."""
+    for name, text in texts.items():
+        files.atomic_write(os.path.join(folder, name), text)
 
 
 def render(deployment):
@@ -235,7 +273,6 @@ def server_flags(deployment, config_folder):
     """Flags of `tensorflow_model_server` (model_servers/main.cc): list of str."""
     models, batching, monitoring = (f"{config_folder}/{name}" for name in CONFIGS)
     cpus = deployment.cpus
-    threads = deployment.threads
     flags = [
         f"--model_config_file={models}",
         f"--model_config_file_poll_wait_seconds={CONFIG_POLL_S}",
@@ -244,8 +281,8 @@ def server_flags(deployment, config_folder):
         # Else as many as the machine has, whatever part of it the server may use.
         f"--tensorflow_intra_op_parallelism={cpus}",
         f"--tensorflow_inter_op_parallelism={cpus}",
-        f"--rest_api_num_threads={threads}",
-        f"--grpc_max_threads={threads}",
+        f"--rest_api_num_threads={deployment.rest_threads}",
+        f"--grpc_max_threads={deployment.grpc_threads}",
     ]
     if deployment.batches_requests:
         flags += batching_flags(batching)
@@ -286,6 +323,7 @@ def _values(deployment):
         "memory_reason_12": _as_comment(_memory_reason(deployment), 12),
         "metrics_path": METRICS_PATH,
         "rest_port": REST_PORT,
+        "rows_of_examples": _rows_of_examples(deployment),
         "startup_failures": deployment.startup_s // 5,
         "startup_s": deployment.startup_s,
         "status_path": status_path(deployment.name),
@@ -296,22 +334,42 @@ def _values(deployment):
 
 
 def _memory_reason(deployment):
-    weights, batch = deployment.weights_bytes / 1e6, deployment.batch_bytes / 1e6
+    weights, call = deployment.weights_bytes / 1e6, deployment.call_bytes / 1e6
+    calls = "batches" if deployment.batches_requests else "calls of an example each,"
     return (
         f"Two versions of {weights:,.0f} MB while one takes the other's place, "
-        f"{deployment.cpus} batches of about {batch:,.0f} MB, 1 GiB for the server."
+        f"{deployment.calls} {calls} of about {call:,.0f} MB, 1 GiB for the server."
     )
+
+
+def _rows_of_examples(deployment):
+    """Of the rows of a request, which TF Serving counts, those of the model."""
+    if deployment.has_windows:
+        return (
+            "# Of a request's rows, that is: a long one is several rows of the model, "
+            f"which it runs\n# {WINDOW_ROWS} at a time at most. The memory limit has "
+            "so many for each batch.\n"
+        )
+    if deployment.choices > 1:
+        return (
+            "# Of a request's rows, that is: each is a row of the model a choice. The "
+            f"memory limit\n# has {deployment.choices} choices.\n"
+        )
+    return ""
 
 
 def _use_of_batching(deployment):
     if deployment.batches_requests:
         return "#\n# Requests to token_ids must then have rows of one width, see below."
     flags = "\n".join(f"#   {flag}" for flag in batching_flags("<this file>"))
+    at_once = "."
+    if not deployment.has_windows:
+        at_once = ": all are run at once, and the\n# memory limit has one of each call."
     return (
         "#\n# NOT IN USE: rows of this model's requests are of any width, and requests "
         "of\n# different widths that meet in a batch fail (FAILED_PRECONDITION, "
-        "batching_session.cc).\n# Send several rows in a request instead. Where all "
-        "clients fill up to one width, add\n" + flags
+        f"batching_session.cc).\n# Send several rows in a request instead{at_once} "
+        f"Where all clients\n# fill up to one width, add\n{flags}"
     )
 
 

@@ -16,6 +16,7 @@ import sys
 import deberta_tf
 from deberta_tf import files
 from deberta_tf.served_weights import WEIGHTS
+from deberta_tf.serving import ServingExport
 from tools import deployment, model_card, served_difference, warm_up
 
 _CLASSES = {
@@ -34,28 +35,52 @@ def main(argv=None):
         raise files.UsageError(f"--preset {arguments.preset!r} is not a folder")
     name = arguments.name or os.path.basename(os.path.abspath(arguments.output))
     check_output(arguments, name)
+    lines = served_difference.read_lines(arguments.examples)
     # What other weights are compared with.
-    task = task_class(arguments.preset).from_preset(arguments.preset, dtype="float32")
-
-    command = shlex.join(["python", "-m", "tools.export_saved_model", *argv])
-    texts = {}
-
-    def complete(folder):
-        rows = deployment.batch_rows(task.preprocessor.sequence_length)
-        warm_up.write(task, folder, name, rows)
-        weights = told_weights(task, folder, arguments)
-        print(f"weights {weights}", flush=True)
-        texts.update(deployment_texts(task, folder, name, arguments, weights, command))
-
-    path = task.export_for_serving(
-        arguments.output, arguments.version, arguments.weights, complete
-    )
-    folder = deployment.write(arguments.output, texts)
+    task = served_class(arguments.preset).from_preset(arguments.preset, dtype="float32")
+    task.require_preprocessor("serve raw inputs")
+    examples = served_difference.make_examples(arguments.examples, lines, task)
+    path = export(task, name, arguments, examples, told_command(argv))
     size = folder_size(path)
     names = getattr(task, "labels", None)
     classes = f", classes {names}" if names else ""
     print(f"exported {path}: {size / 1e6:.1f} MB, {type(task).__name__}{classes}")
+    folder = os.path.join(arguments.output, deployment.FOLDER)
     print(f"deployment of {name!r}: {folder}")
+
+
+def export(task, name, arguments, examples, command):
+    """Writes the version and the deployment; neither is seen before both are whole.
+
+    Returns:
+        str, the folder of the version.
+    """
+    # What an export that was killed has left.
+    files.recover_directory(os.path.join(arguments.output, str(arguments.version)))
+    with deployment.replacement(arguments.output) as unfinished:
+
+        def complete(folder):
+            rows = deployment.batch_rows(task.preprocessor.sequence_length)
+            warm_up.write(task, folder, name, rows)
+            weights = told_weights(task, folder, arguments.weights, examples)
+            print(f"weights {weights}", flush=True)
+            texts = deployment_texts(task, folder, name, arguments, weights, command)
+            deployment.write(unfinished, texts)
+
+        return task.export_for_serving(
+            arguments.output, arguments.version, arguments.weights, complete
+        )
+
+
+def told_command(argv):
+    """The command for readers elsewhere, see `model_card.told`."""
+    told = []
+    for one in argv:
+        flag, equals, value = (
+            one.partition("=") if one.startswith("-") else ("", "", one)
+        )
+        told.append(flag + equals + model_card.told(value))
+    return shlex.join(["python", "-m", "tools.export_saved_model", *told])
 
 
 def check_output(arguments, name):
@@ -101,13 +126,12 @@ def check_writable(output):
         raise files.UsageError(f"--output {output!r}: {nearest!r} can't be written to")
 
 
-def told_weights(task, folder, arguments):
+def told_weights(task, folder, weights, examples):
     """The dtype of the weights in `folder` and what it does to the answers, str."""
-    examples = served_difference.read_examples(arguments.examples, task, folder)
-    if arguments.weights == "float32":
-        return arguments.weights
+    if weights == "float32":
+        return weights
     difference = served_difference.measure(task, folder, examples)
-    return f"{arguments.weights}: {difference} as in float32"
+    return f"{weights}: {difference} as in float32"
 
 
 def deployment_texts(task, folder, name, arguments, weights, command):
@@ -137,11 +161,23 @@ def folder_size(path):
     )
 
 
+def served_class(preset):
+    """The `task_class` of a folder.
+
+    Raises:
+        UsageError: if its tasks have nothing that can be served.
+    """
+    found = task_class(preset)
+    if found.signatures is ServingExport.signatures:
+        raise files.UsageError(f"{preset} holds {found.__name__}: nothing is served")
+    return found
+
+
 def task_class(preset):
     """The class of the task that a folder holds, of ours or of Hugging Face.
 
     Raises:
-        UsageError: if it holds none that can be served.
+        UsageError: if it holds none.
     """
     path = os.path.join(preset, "task.json")
     if os.path.isfile(path):
@@ -172,7 +208,11 @@ def parse(argv):
         "--name", help="model's name in requests; without it, that of the output folder"
     )
     parser.add_argument(
-        "--cpus", type=int, default=4, help="cores of a server that it is deployed on"
+        "--cpus",
+        type=int,
+        default=os.cpu_count(),
+        help="cores of a server that it is deployed on; without it as many as this "
+        "machine has",
     )
     parser.add_argument(
         "--weights",

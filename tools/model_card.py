@@ -167,26 +167,26 @@ def _limits(kind, facts):
 
 
 def _training(preset):
-    config = _read_beside(preset, _CONFIG)
+    _, _, config = _read_run(preset)
     settings = config.get("settings")
     if not isinstance(settings, dict):
         return f"Data: {NOT_STATED}. License of data and weights: {NOT_STATED}."
     lines = [
-        f"- {title}: {_told(settings[key])}"
+        f"- {title}: {told(settings[key])}"
         for key, title in _TRAINED
         if settings.get(key) not in (None, [])
     ]
-    digests = config.get("data", {})
+    digests = config.get("data")
     lines += [
         f"- digest of {split}: `{digests[split]}`"
         for split in ("train", "dev")
-        if split in digests
+        if isinstance(digests, dict) and split in digests
     ]
     lines.append(f"- license of data and weights: {NOT_STATED}")
     return "\n".join(lines)
 
 
-def _told(value):
+def told(value):
     """A setting for readers elsewhere: of a path on this machine its last part."""
     if isinstance(value, list):
         return ", ".join(map(str, value))
@@ -209,19 +209,14 @@ def _scores(preset, weights):
 
 def _splits_scored(preset):
     """{split: [(name, number)]} of the files that the trainer left."""
-    own = _read(os.path.join(preset, _SCORES))
-    results = _read_beside(preset, _RESULTS)
-    if own and results.get("step") != own.get("step"):
-        # Of another run, or of none.
-        results = {}
-    found = {"dev": own, **results} if own else results
+    own, results, _ = _read_run(preset)
     splits = {
         split: [
             (name, value)
             for name, value in scores.items()
             if name != "step" and isinstance(value, (int, float))
         ]
-        for split, scores in found.items()
+        for split, scores in {"dev": own, **results}.items()
         if isinstance(scores, dict)
     }
     named = {"majority_class": "dev and test, always the most frequent class"}
@@ -258,10 +253,22 @@ def _versions(consumer):
     return "\n".join(f"- {name} {version}" for name, version in versions.items())
 
 
-def _read_beside(preset, name):
-    return _read(os.path.join(os.path.dirname(os.path.abspath(preset)), name))
+def _read_run(preset):
+    """(scores, results, config) that the trainer left, {} for what it did not.
+
+    What stands beside a preset is its own if both tell of the same step.
+    """
+    beside = os.path.dirname(os.path.abspath(preset))
+    own = _read(os.path.join(preset, _SCORES))
+    results = _read(os.path.join(beside, _RESULTS))
+    if "step" not in own or results.get("step") != own["step"]:
+        return own, {}, {}
+    return own, results, _read(os.path.join(beside, _CONFIG))
 
 
 def _read(path):
-    """The JSON object of a file, {} where there is none."""
-    return files.read_json(path) if os.path.isfile(path) else {}
+    """The JSON object of a file, {} where there is none or anything else."""
+    try:
+        return files.read_json(path)
+    except (OSError, ValueError):
+        return {}

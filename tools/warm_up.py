@@ -16,6 +16,8 @@ from deberta_tf.preprocessing import INPUTS
 from tools import serving_requests
 
 NUM_CHOICES = 4
+# TF Serving refuses a version with more (saved_model_warmup.md).
+MAX_RECORDS = 1000
 FILLER = (
     "The ferry left the harbour a little after six, with forty people and two dogs on "
     "board. Nobody had told the new captain that the lamp at the end of the pier was "
@@ -92,7 +94,7 @@ def make_requests(task, signatures, model, max_rows):
         raw = tuple(default if is_ids or is_serialized else names)
         if raw not in examples:
             examples[raw] = examples_of_lengths(task.preprocessor, raw, lengths)
-        for length, rows in plan(lengths, max_rows):
+        for length, rows in plan(lengths, max_rows, len(signatures)):
             example = examples[raw][length]
             if is_ids:
                 inputs = id_inputs(task, [example] * rows, length)
@@ -108,18 +110,21 @@ def make_requests(task, signatures, model, max_rows):
     return requests
 
 
-def plan(lengths, max_rows):
-    """(length, rows) of the requests of a signature.
+def plan(lengths, max_rows, num_signatures):
+    """(length, rows) of the requests of each of some signatures.
 
     One row of every length; the shortest in every batch size; and the longest in the
     largest, so that a memory limit too small for it shows while the model loads, not
     under load. All sizes of all lengths would be minutes for a large model, and what
-    they would set up beyond that is milliseconds. TF Serving refuses more than 1,000
-    records (saved_model_warmup.md): 512 tokens and 4 signatures are about 80.
+    they would set up beyond that is milliseconds. Of very long rows not every length
+    has its record, as all signatures together have `MAX_RECORDS`: 512 tokens and 4
+    signatures are about 80.
     """
     sizes = batch_sizes(max_rows)
+    count = min(len(lengths), MAX_RECORDS // num_signatures - len(sizes))
+    kept = np.unique(np.linspace(0, len(lengths) - 1, count).astype(int))
     shortest = [(lengths[0], rows) for rows in sizes]
-    alone = [(length, 1) for length in lengths]
+    alone = [(lengths[i], 1) for i in kept]
     return list(dict.fromkeys([*alone, *shortest, (lengths[-1], sizes[-1])]))
 
 
