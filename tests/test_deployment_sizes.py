@@ -83,9 +83,9 @@ def test_the_figures_of_batches_tell_of_further_rows(sentencepiece_proto):
         assert batching_of(written).max_execution_batch_size.value
         return " ".join(written.replace("\n#", "").split())
 
-    assert f"{WINDOW_ROWS} at a time at most" in text("answers")
-    assert "each is a row of the model a choice" in text("choices")
-    assert "that is:" not in text("texts")
+    assert f"runs {WINDOW_ROWS} at a time at most" in text("answers")
+    assert "Each choice in a row of a request is a row" in text("choices")
+    assert "of the model" not in text("texts")
 
 
 def test_warm_up_runs_every_choice(sentencepiece_proto):

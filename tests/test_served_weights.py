@@ -2,6 +2,7 @@
 
 import json
 import os
+import types
 
 import numpy as np
 import pytest
@@ -152,22 +153,39 @@ def test_the_command_tells_what_other_weights_change(task, tmp_path, capsys):
     assert line.removeprefix("weights ") in card
 
 
+@pytest.fixture
+def serve(task, monkeypatch):
+    """Has every version that is loaded answer as the task, scores times a number."""
+
+    def serve(score):
+        function, _ = task.signatures()["serving_default"]
+
+        def answer(text):
+            answers = function(text)
+            return {**answers, "scores": answers["scores"] * score}
+
+        loaded = types.SimpleNamespace(signatures={"serving_default": answer})
+        monkeypatch.setattr(tf.saved_model, "load", lambda folder: loaded)
+
+    return serve
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_answers_that_are_no_numbers_are_an_error(sentencepiece_proto, exported, value):
+def test_a_version_that_answers_no_numbers_is_told(task, serve, value):
+    serve(value)
+    examples = served_difference.make_examples(None, None, task)
+    with pytest.raises(ValueError, match="'scores' of the version exported has NaN or"):
+        served_difference.measure(task, "folder", examples)
+
+
+def test_a_preset_that_answers_no_numbers_is_told(sentencepiece_proto, serve):
+    serve(1.0)
     broken = make_task(sentencepiece_proto)
-    broken.head.logits.kernel.assign(broken.head.logits.kernel * value)
+    for weight in broken.head.weights:
+        weight.assign(weight * np.nan)
     examples = served_difference.make_examples(None, None, broken)
     with pytest.raises(ValueError, match="'scores?' of the preset in float32 has NaN"):
-        served_difference.measure(broken, exported["int8"], examples)
-
-
-def test_a_version_that_answers_no_numbers_is_told(task, sentencepiece_proto, tmp_path):
-    broken = make_task(sentencepiece_proto)
-    broken.head.logits.kernel.assign(broken.head.logits.kernel * np.nan)
-    folder = broken.export_for_serving(str(tmp_path))
-    examples = served_difference.make_examples(None, None, task)
-    with pytest.raises(ValueError, match="'scores?' of the version exported has NaN"):
-        served_difference.measure(task, folder, examples)
+        served_difference.measure(broken, "folder", examples)
 
 
 def test_examples_of_other_inputs_are_one_error(task, tmp_path):

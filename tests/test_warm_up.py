@@ -86,7 +86,13 @@ def arrays(request):
 
 
 def row_length(tokenizer, value):
-    """Tokens of the longest row of an example, counted text by text."""
+    """Tokens of the longest row of an example, counted text by text.
+
+    One that is a serialized tf.Example holds texts alone.
+    """
+    if "inputs" in value:
+        features = tf.train.Example.FromString(value["inputs"]).features.feature
+        value = {name: one.bytes_list.value[0] for name, one in features.items()}
 
     def count(text):
         return len(tokenizer.tokenize(text))
@@ -181,6 +187,18 @@ def test_examples_are_serialized_for_signatures_that_take_them(make_task):
         "The",
         "ferry",
     ]
+
+
+@pytest.mark.parametrize("kind", ["texts", "numbers"])
+def test_examples_of_pairs_have_both_texts(make_task, kind):
+    found = {}
+    for request in requests_of(make_task(kind)):
+        values = arrays(request)
+        if "inputs" in values:
+            features = tf.train.Example.FromString(values["inputs"][0]).features.feature
+            found.setdefault(request.model_spec.signature_name, set()).update(features)
+    method = "classify" if kind == "texts" else "regress"
+    assert found == {method: {"text"}, f"{method}_pairs": {"text", "text_pair"}}
 
 
 def test_byte_pairs_hit_the_lengths_too(make_task):

@@ -345,15 +345,16 @@ def _memory_reason(deployment):
 def _rows_of_examples(deployment):
     """Of the rows of a request, which TF Serving counts, those of the model."""
     if deployment.has_windows:
-        return (
-            "# Of a request's rows, that is: a long one is several rows of the model, "
-            f"which it runs\n# {WINDOW_ROWS} at a time at most. The memory limit has "
-            "so many for each batch.\n"
+        return "\n" + _as_comment(
+            "A long text in a row of a request is several rows of the model, which "
+            f"runs {WINDOW_ROWS} at a time at most: the memory limit has so many.",
+            0,
         )
     if deployment.choices > 1:
-        return (
-            "# Of a request's rows, that is: each is a row of the model a choice. The "
-            f"memory limit\n# has {deployment.choices} choices.\n"
+        return "\n" + _as_comment(
+            "Each choice in a row of a request is a row of the model: the memory limit "
+            f"has {deployment.choices} choices.",
+            0,
         )
     return ""
 
@@ -362,15 +363,18 @@ def _use_of_batching(deployment):
     if deployment.batches_requests:
         return "#\n# Requests to token_ids must then have rows of one width, see below."
     flags = "\n".join(f"#   {flag}" for flag in batching_flags("<this file>"))
-    at_once = "."
-    if not deployment.has_windows:
-        at_once = ": all are run at once, and the\n# memory limit has one of each call."
-    return (
-        "#\n# NOT IN USE: rows of this model's requests are of any width, and requests "
-        "of\n# different widths that meet in a batch fail (FAILED_PRECONDITION, "
-        f"batching_session.cc).\n# Send several rows in a request instead{at_once} "
-        f"Where all clients\n# fill up to one width, add\n{flags}"
+    # Windows are run in chunks, however many they are.
+    limit = (
+        "" if deployment.has_windows else " (the memory limit has one for each call)"
     )
+    reason = _as_comment(
+        "NOT IN USE: rows of this model's requests are of any width, and requests of "
+        "different widths that meet in a batch fail (FAILED_PRECONDITION, "
+        f"batching_session.cc). Send several rows in a request instead{limit}. Where "
+        "all clients fill up to one width, add",
+        0,
+    )
+    return f"#\n{reason}\n{flags}"
 
 
 def _as_comment(text, indent):

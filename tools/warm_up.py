@@ -85,13 +85,17 @@ def make_requests(task, signatures, model, max_rows):
     """
     sequence_length = task.preprocessor.sequence_length
     lengths = served_lengths(sequence_length)
-    default = sorted(signatures["serving_default"].inputs)
     examples = {}
     requests = []
     for name, signature in signatures.items():
         names = sorted(signature.inputs)
         is_ids, is_serialized = "token_ids" in names, names == ["inputs"]
-        raw = tuple(default if is_ids or is_serialized else names)
+        if is_ids or is_serialized:
+            # "classify_pairs" takes the features that "text_pairs" takes as inputs.
+            like = "text_pairs" if name.endswith("_pairs") else "serving_default"
+            raw = tuple(sorted(signatures[like].inputs))
+        else:
+            raw = tuple(names)
         if raw not in examples:
             examples[raw] = examples_of_lengths(task.preprocessor, raw, lengths)
         for length, rows in plan(lengths, max_rows, len(signatures)):
