@@ -61,6 +61,35 @@ def pack_windows(
     return {**packed, "example": tf.cast(example, tf.int32), "token": token}
 
 
+def in_chunks(task, inputs):
+    """What a task gives of windows, `WINDOW_ROWS` of them at once.
+
+    Args:
+        task: model from a dict of tensors to float32 (w, …).
+        inputs: dict of tensors (w, …), w known when run.
+
+    Returns:
+        tensor (w, …).
+    """
+    count = tf.shape(next(iter(inputs.values())))[0]
+
+    def add(at, outputs):
+        rows = {name: x[at : at + WINDOW_ROWS] for name, x in inputs.items()}
+        return at + WINDOW_ROWS, outputs.write(
+            at // WINDOW_ROWS, task(rows, training=False)
+        )
+
+    outputs = tf.TensorArray(
+        tf.float32, size=0, dynamic_size=True, infer_shape=False, element_shape=None
+    )
+    # Of no windows there is one chunk too, of no rows: it tells the other axes.
+    first = add(0, outputs)
+    _, outputs = tf.while_loop(
+        lambda at, _: at < count, add, first, parallel_iterations=1
+    )
+    return outputs.concat()
+
+
 def _cut(windowed, rooms, overlap, choose):
     """(example (w,), RaggedTensor (w, None) of the tokens of each window), int64."""
     steps = rooms - tf.minimum(tf.cast(overlap, tf.int64), rooms // 2)
