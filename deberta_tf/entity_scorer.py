@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from deberta_tf.base_task import DebertaTask
 from deberta_tf.offsets import tokens_of_spans
+from deberta_tf.packing import equally_many
 from deberta_tf.preprocessing import (
     DebertaPreprocessor,
     as_ragged,
@@ -15,7 +16,7 @@ from deberta_tf.preprocessing import (
     inputs_of,
 )
 from deberta_tf.task_heads import EntityHead
-from deberta_tf.windows import pack_windows, positions_of
+from deberta_tf.windows import in_chunks, pack_windows, positions_of
 
 PLACEHOLDER = "@placeholder"
 
@@ -269,10 +270,12 @@ class DebertaEntityScorer(DebertaTask, keras_hub.models.Task):
 
         def score(passage, query, entity_starts, entity_ends):
             names = ("passage", "query", "entity_starts", "entity_ends")
-            given = (passage, query, entity_starts, entity_ends)
+            # Of one shape, or none is made of both.
+            spans = tf.unstack(tf.stack([entity_starts, entity_ends]))
+            given = equally_many([passage, query, *spans])
             x = dict(zip(names, given, strict=True))
             windows = self.preprocessor.windows(x, dynamic=True)
-            logits = self(self.inputs_in(windows), training=False)
+            logits = in_chunks(self, self.inputs_in(windows))
             is_there = windows["entity_spans"][..., 1] > 0
             scores = mean_over_windows(logits, is_there, windows["example"])
             scores = tf.exp(scores)

@@ -4,7 +4,7 @@ import keras
 import keras_hub
 import tensorflow as tf
 
-from deberta_tf.packing import pack_ids
+from deberta_tf.packing import equally_many, pack_ids
 from deberta_tf.preprocessing import DebertaPreprocessor, inputs_of
 from deberta_tf.relative_position import dimensions
 from deberta_tf.tasks import PooledTask, pooled_head
@@ -62,6 +62,7 @@ class DebertaMultipleChoicePreprocessor(DebertaPreprocessor):
                 "choices must be (b, c) strings, the texts (b,) or (b, c). Received "
                 f"shapes: {texts.shape}, {choices.shape}"
             )
+        texts, choices = equally_many([texts, choices])
         if texts.shape.rank == 1:
             texts = tf.broadcast_to(texts[:, tf.newaxis], tf.shape(choices))
         tokenizer, shape = self.tokenizer, dimensions(choices)

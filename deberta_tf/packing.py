@@ -136,33 +136,33 @@ def _check_lengths(num_segments, num_special, sequence_length, max_length):
             )
 
 
-def equally_many(segments):
-    """Segments of one batch, which nothing is made of before they are known to be.
+def equally_many(inputs):
+    """Inputs of one batch, which nothing is made of before they are known to be.
 
     Args:
-        segments: list of one or two RaggedTensors (b, None).
+        inputs: list of tensors or RaggedTensors, (b, …).
 
     Returns:
-        list of RaggedTensors, the same.
+        list, the same.
 
     Raises:
-        InvalidArgumentError: when run, if the second has more or fewer rows.
+        InvalidArgumentError: when run, if one has more or fewer rows than the first.
     """
-    first, *others = segments
+    first, *others = [_num_rows(one) for one in inputs]
     checks = [
         tf.debugging.assert_equal(
-            one.nrows(), first.nrows(), "The two texts of pairs must be equally many"
+            one, first, "Inputs must be equally many: the texts of pairs, for example"
         )
         for one in others
     ]
     with tf.control_dependencies([one for one in checks if one is not None]):
-        # Lengths and ids come from here.
-        return [
-            tf.RaggedTensor.from_row_splits(
-                tf.identity(one.values), tf.identity(one.row_splits), validate=False
-            )
-            for one in segments
-        ]
+        return [tf.identity(one) for one in inputs]
+
+
+def _num_rows(one):
+    if isinstance(one, tf.RaggedTensor):
+        return one.nrows(tf.int64)
+    return tf.shape(one, out_type=tf.int64)[0]
 
 
 def _int32_ids(segment):

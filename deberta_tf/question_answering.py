@@ -15,6 +15,7 @@ from deberta_tf.task_heads import SpanHead
 from deberta_tf.windows import (
     best_rows,
     best_spans,
+    in_chunks,
     pack_windows,
     positions_of,
     window_of,
@@ -301,7 +302,7 @@ class DebertaQuestionAnswering(DebertaTask, keras_hub.models.Task):
 
         def answer(question, context):
             windows = self.preprocessor.windows(question, context, dynamic=True)
-            logits = self(self.inputs_in(windows), training=False)
+            logits = in_chunks(self, self.inputs_in(windows))
             found = self._spans_of(logits, windows)
             text = tf.strings.substr(
                 context,

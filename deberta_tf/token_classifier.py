@@ -210,7 +210,8 @@ class DebertaTokenClassifier(LabelledTask, keras_hub.models.Task):
         """`serving_default`: `words` string (b, w), filled up with "", to `labels`
         string (b, w) and `scores` float32 (b, w), their probabilities; "" and 0 for
         what fills up or is cut off."""
-        names = tf.constant(self.class_names)
+        # What nothing is scattered to is 0.
+        names = tf.constant(["", *self.class_names])
 
         def tag(words):
             lengths = _lengths_without_filling(words)
@@ -221,17 +222,18 @@ class DebertaTokenClassifier(LabelledTask, keras_hub.models.Task):
                 max_length=self.preprocessor.sequence_length,
             )
             shares = tf.nn.softmax(self(self.inputs_in(packed), training=False))
-            width = tf.shape(words)[1]
             # Each word from the one place of its first token.
-            at = tf.one_hot(packed["word"], width, axis=1)  # --> shape (b, w, l)
-            there = tf.reduce_any(at > 0, axis=-1)
-            best = tf.gather(
-                tf.argmax(shares, axis=-1), tf.argmax(at, axis=-1), batch_dims=1
-            )
-            score = tf.linalg.matvec(at, tf.reduce_max(shares, axis=-1))
+            places = tf.where(packed["word"] >= 0)
+            word = tf.cast(tf.gather_nd(packed["word"], places), tf.int64)
+            at = tf.stack([places[:, 0], word], axis=1)
+
+            def of_words(values):
+                shape = tf.shape(words, out_type=tf.int64)
+                return tf.scatter_nd(at, tf.gather_nd(values, places), shape)
+
             return {
-                "labels": tf.where(there, tf.gather(names, best), ""),
-                "scores": score,
+                "labels": tf.gather(names, of_words(1 + tf.argmax(shares, axis=-1))),
+                "scores": of_words(tf.reduce_max(shares, axis=-1)),
             }
 
         words = tf.TensorSpec([None, None], tf.string, name="words")

@@ -7,6 +7,10 @@ from deberta_tf.packing import equally_many, pack_ids, pack_marks
 # Below every score: a token that may not begin or end a span.
 _NEVER = -1e9
 
+# Windows that a served model reads at once: a context of any length takes no more
+# memory than so many rows.
+WINDOW_ROWS = 32
+
 
 def pack_windows(
     tokenizer,
@@ -55,6 +59,35 @@ def pack_windows(
     nothing = beside.with_values(tf.fill(tf.shape(beside.values), -1))
     token = pack_marks(_ordered(nothing, at, windowed_first), **lengths)
     return {**packed, "example": tf.cast(example, tf.int32), "token": token}
+
+
+def in_chunks(task, inputs):
+    """What a task gives of windows, `WINDOW_ROWS` of them at once.
+
+    Args:
+        task: model from a dict of tensors to float32 (w, …).
+        inputs: dict of tensors (w, …), w known when run.
+
+    Returns:
+        tensor (w, …).
+    """
+    count = tf.shape(next(iter(inputs.values())))[0]
+
+    def add(at, outputs):
+        rows = {name: x[at : at + WINDOW_ROWS] for name, x in inputs.items()}
+        return at + WINDOW_ROWS, outputs.write(
+            at // WINDOW_ROWS, task(rows, training=False)
+        )
+
+    outputs = tf.TensorArray(
+        tf.float32, size=0, dynamic_size=True, infer_shape=False, element_shape=None
+    )
+    # Of no windows there is one chunk too, of no rows: it tells the other axes.
+    first = add(0, outputs)
+    _, outputs = tf.while_loop(
+        lambda at, _: at < count, add, first, parallel_iterations=1
+    )
+    return outputs.concat()
 
 
 def _cut(windowed, rooms, overlap, choose):

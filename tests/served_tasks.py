@@ -1,6 +1,7 @@
 """A small task of every kind that is served, and what it must answer."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import tensorflow as tf
@@ -217,3 +218,17 @@ KINDS = {
     "entity_scorer": entity_scorer,
     "span_classifier": span_classifier,
 }
+
+
+def ops(graph):
+    """Names of the ops of a MetaGraphDef, those of its functions too."""
+    functions = graph.graph_def.library.function
+    nodes = [node for function in functions for node in function.node_def]
+    return {node.op for node in [*graph.graph_def.node, *nodes]}
+
+
+def known_ops(with_text=True):
+    """Names of the ops of TensorFlow 2.12, and of TF-Text 2.12."""
+    names = ["tensorflow_2.12.txt", *["tensorflow_text_2.12.txt"] * with_text]
+    folder = pathlib.Path(__file__).parent / "data" / "served_ops"
+    return {op for name in names for op in (folder / name).read_text().split("\n")[1:]}

@@ -8,10 +8,11 @@ import textwrap
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
+from deberta_tf.windows import WINDOW_ROWS
 from tests import served_tasks
+from tools.warm_up import read_graph
 
 ANSWER = """
     import pickle, sys
@@ -81,12 +82,7 @@ def _arrays(inputs):
 @pytest.fixture(scope="module")
 def graphs(paths):
     """{kind: MetaGraphDef}."""
-    return {
-        kind: saved_model_pb2.SavedModel.FromString(
-            tf.io.gfile.GFile(f"{path}/saved_model.pb", "rb").read()
-        ).meta_graphs[0]
-        for kind, path in paths.items()
-    }
+    return {kind: read_graph(path) for kind, path in paths.items()}
 
 
 @pytest.fixture(scope="module")
@@ -127,22 +123,17 @@ def test_ids_give_the_logits_of_the_model(kind, tasks, served):
 
 
 @every_kind
-def test_no_op_is_newer_than_those_of_2_12(kind, graphs, request):
-    known = set()
-    folder = request.path.parent / "data" / "served_ops"
-    names = ["tensorflow_2.12.txt"]
-    # Byte pairs need nothing but TensorFlow.
-    names += ["tensorflow_text_2.12.txt"] if kind != "byte_pair_classifier" else []
-    for name in names:
-        known.update((folder / name).read_text().splitlines()[1:])
-    used = ops(graphs[kind])
+def test_no_op_is_newer_than_those_of_2_12(kind, graphs):
+    used = served_tasks.ops(graphs[kind])
     assert "StatefulPartitionedCall" in used
+    # Byte pairs need nothing but TensorFlow.
+    known = served_tasks.known_ops(with_text=kind != "byte_pair_classifier")
     assert used - known == set()
 
 
 @every_kind
 def test_nothing_is_drawn_and_positions_are_not_projected(kind, graphs, served):
-    assert not [op for op in ops(graphs[kind]) if "Random" in op]
+    assert not [op for op in served_tasks.ops(graphs[kind]) if "Random" in op]
     for signature in served[kind].signatures.values():
         read = {variable.name for variable in signature.variables}
         assert any("block_0/attention/key" in name for name in read)
@@ -171,14 +162,37 @@ def test_sentences_without_words_have_no_labels(served):
     [
         ("text_classifier", "text_pairs", ("text", "text_pair")),
         ("question_answering", "serving_default", ("question", "context")),
+        ("multiple_choice", "serving_default", ("text", "choices")),
     ],
 )
 def test_texts_that_are_not_equally_many_are_named(kind, signature, names, served):
-    columns = dict(zip(names, [["a", "b", "c"], ["a", "b"]], strict=True))
+    rows = {"choices": [["a", "b"]] * 3}
+    columns = {names[0]: ["a"], names[1]: rows.get(names[1], ["a", "b"])}
     with pytest.raises(tf.errors.InvalidArgumentError, match="must be equally many"):
         served[kind].signatures[signature](
             **{name: tf.constant(column) for name, column in columns.items()}
         )
+
+
+def test_spans_of_other_numbers_are_refused(served):
+    inputs = {**served_tasks.ENTITIES, "entity_ends": [[12], [12]]}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must match"):
+        served["entity_scorer"].signatures["serving_default"](
+            **{name: tf.constant(value) for name, value in _arrays(inputs).items()}
+        )
+
+
+def test_contexts_of_more_windows_than_are_read_at_once_are_answered(tasks, served):
+    context = " ".join(f"number {index} sold peas." for index in range(400))
+    task = tasks["question_answering"].task
+    windows = task.preprocessor.windows(["who?"], [context])
+    assert len(windows["example"]) > 2 * WINDOW_ROWS
+    (expected,) = task.answer(["who?"], [context])
+    found = served["question_answering"].signatures["serving_default"](
+        question=tf.constant(["who?"]), context=tf.constant([context])
+    )
+    assert found["answer"].numpy()[0].decode() == expected.text
+    np.testing.assert_allclose(found["score"], [expected.score], atol=1e-5)
 
 
 def test_a_choice_of_nothing_is_refused(served):
@@ -213,15 +227,8 @@ HARD_TEXTS = [
 
 @every_kind
 def test_any_server_since_2_12_reads_the_graph(kind, graphs):
-    # GraphDef version of TensorFlow 2.12.1.
-    assert graphs[kind].graph_def.versions.min_consumer <= 1395
-
-
-def ops(graph):
-    """Names of the ops of a MetaGraphDef, those of its functions too."""
-    functions = graph.graph_def.library.function
-    nodes = [node for function in functions for node in function.node_def]
-    return {node.op for node in [*graph.graph_def.node, *nodes]}
+    # That of TensorFlow 2.12.1 is 1395.
+    assert graphs[kind].graph_def.versions.min_consumer == 12
 
 
 @pytest.mark.parametrize("kind", ["text_classifier", "byte_pair_classifier"])

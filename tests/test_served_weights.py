@@ -10,8 +10,10 @@ import tensorflow as tf
 from deberta_tf.files import UsageError
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
+from tests import served_tasks
 from tests.small_models import make_backbone, randomize
 from tools import export_saved_model, served_difference
+from tools.warm_up import read_graph
 
 TEXTS = ["the old captain sold the harbour.", "", "my sister painted that song! " * 9]
 
@@ -92,6 +94,12 @@ def test_int8_weights_are_those_of_absolute_maxima_by_channel(task, exported):
     ]
     distances = [np.abs(one.astype(int) - expected).max() for one in found]
     assert min(distances) <= 1
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_other_weights_need_no_newer_op(exported, weights):
+    used = served_tasks.ops(read_graph(exported[weights]))
+    assert used - served_tasks.known_ops() == set()
 
 
 def test_the_task_itself_stays_as_it_is(task, exported):
