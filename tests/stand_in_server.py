@@ -41,6 +41,7 @@ _HTTP = {
     "RESOURCE_EXHAUSTED": 429,
     "INTERNAL": 500,
     "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
 }
 _REQUESTS = {
     "classify": classification_pb2.ClassificationRequest,

@@ -7,27 +7,11 @@ import tensorflow as tf
 from deberta_tf.attention_terms import attention_terms
 from deberta_tf.entity_metrics import entities_of
 from deberta_tf.packing import pack_strings
-from tests.playground_tasks import (
-    INPUTS,
-    NAMES,
-    SEQUENCE_LENGTH,
-    ask,
-    make_clients,
-    make_tasks,
-)
+from tests.playground_tasks import INPUTS, NAMES, SEQUENCE_LENGTH, ask
 from tools.playground_answers import view_of
 
+pytest_plugins = "tests.playground_fixtures"
 LONG = "nobody remembers the theory of knots. " * 9
-
-
-@pytest.fixture(scope="session")
-def tasks(sentencepiece_proto):
-    return make_tasks(sentencepiece_proto)
-
-
-@pytest.fixture(scope="session")
-def clients(tasks):
-    return make_clients(tasks)
 
 
 def answer(clients, name):

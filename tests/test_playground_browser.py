@@ -1,160 +1,28 @@
 """The playground's page in a real browser: Debian's Chromium (make test-browser)."""
 
-import contextlib
-import os
 import threading
 
+import flask
 import numpy as np
 import pytest
 import tensorflow as tf
-from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
-from werkzeug.serving import make_server
 
 from deberta_tf.attention_terms import attention_terms
 from deberta_tf.entity_metrics import entities_of
-from tests.playground_tasks import INPUTS, make_tasks
+from tests.browser_page import narrow, preferring, serving, serving_app
+from tests.playground_tasks import INPUTS
 from tools.playground_answers import view_of
-from tools.playground_server import HOST, make_app
+from tools.playground_server import make_app
 
 pytestmark = pytest.mark.browser
-
-CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1200,1000",
-)
+pytest_plugins = ("tests.playground_fixtures", "tests.browser_fixtures")
 TERMS = ("c2c", "c2p", "p2c", "sum", "probabilities")
-WAIT_S = 30
-
-
-@pytest.fixture(scope="session")
-def tasks(sentencepiece_proto):
-    return make_tasks(sentencepiece_proto)
-
-
-@contextlib.contextmanager
-def serving(task, name):
-    """Serves a task's page within it; gives the address."""
-    app = make_app(view_of(task), name)
-    server = make_server(HOST, 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{HOST}:{server.port}/"
-    finally:
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture(scope="session")
-def addresses(tasks):
-    with contextlib.ExitStack() as stack:
-        yield {
-            name: stack.enter_context(serving(task, name))
-            for name, task in tasks.items()
-        }
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory):
-    if not (os.path.exists(CHROMIUM) and os.path.exists(DRIVER)):
-        pytest.fail(
-            f"{CHROMIUM} and {DRIVER} are missing: apt-get install chromium "
-            "chromium-driver",
-            pytrace=False,
-        )
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    profile = tmp_path_factory.mktemp("profile")
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
-class Page:
-    """The page as one uses it."""
-
-    def __init__(self, driver):
-        self.driver = driver
-
-    def open(self, address):
-        self.driver.get(address)
-        self.until(lambda: self.all(".example"))
-        return self
-
-    def all(self, selector):
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def one(self, selector):
-        (found,) = self.all(selector)
-        return found
-
-    def texts(self, selector):
-        return [element.text for element in self.all(selector)]
-
-    def until(self, condition):
-        return WebDriverWait(self.driver, WAIT_S, 0.05).until(lambda _: condition())
-
-    def fill(self, inputs):
-        for name, value in inputs.items():
-            text = value if isinstance(value, str) else "\n".join(value)
-            # Keys of ChromeDriver are of the basic plane only.
-            script = "arguments[0].value = arguments[1]"
-            self.driver.execute_script(script, self.one(f"#field-{name}"), text)
-
-    def run(self, inputs):
-        self.fill(inputs)
-        self.one("#run").click()
-        self.wait_for_answer()
-
-    def wait_for_answer(self):
-        self.until(lambda: self.one("#answer").get_attribute("aria-busy") == "false")
-
-    def scores(self, selector=".bars li"):
-        return [
-            (row.get_attribute("data-label"), float(value.text))
-            for row in self.all(selector)
-            for value in row.find_elements(By.CSS_SELECTOR, ".value")
-        ]
-
-    def wait_for_map(self, shown):
-        canvas = self.one("#heatmap")
-        self.until(lambda: canvas.get_attribute("data-shown") == shown)
-        return canvas
-
-    def numbers(self):
-        """{term: number} of the chosen pair of tokens."""
-        return {
-            row.get_attribute("data-term"): float(
-                row.find_element(By.TAG_NAME, "td").text.replace("\u2212", "-")
-            )
-            for row in self.all("#readout tr")
-        }
 
 
 def picture(page, canvas):
     return page.driver.execute_script("return arguments[0].toDataURL()", canvas)
-
-
-@pytest.fixture
-def page(browser):
-    """A page that must leave no word in the browser's console."""
-    yield Page(browser)
-    assert browser.get_log("browser") == []
 
 
 def test_labels_have_the_scores_that_the_task_predicts(page, tasks, addresses):
@@ -331,17 +199,86 @@ def test_a_server_that_is_gone_is_said(page, tasks):
     assert "ERR_CONNECTION_REFUSED" in entry["message"]
 
 
+# Aborts as soon as the head of the answer has come.
+ABORT = """
+    const done = arguments[0];
+    const controller = new AbortController();
+    const fetched = window.fetch;
+    window.fetch = async (...given) => {
+      const response = await fetched(...given);
+      setTimeout(() => controller.abort());
+      return response;
+    };
+    const { request } = await import("./dom.js");
+    request("api/halves", {}, controller.signal).then(
+      (answer) => done(answer), (error) => done(error.name)
+    );
+"""
+
+
+def test_an_abort_while_an_answer_comes_in_gives_no_answer(page, tasks):
+    app = make_app(view_of(tasks["classifier"]), "classifier")
+    go_on = threading.Event()
+
+    @app.post("/api/halves")
+    def halves():
+        def parts():
+            yield '{"kind": '
+            go_on.wait()
+            yield '"number"}'
+
+        return flask.Response(parts(), mimetype="application/json")
+
+    with serving_app(app) as address:
+        page.open(address)
+        try:
+            assert page.driver.execute_async_script(ABORT) == "AbortError"
+        finally:
+            go_on.set()
+
+
+def test_an_answer_that_is_no_json_is_said(page, tasks):
+    app = make_app(view_of(tasks["classifier"]), "classifier")
+    app.view_functions["api_answer"] = lambda: "{"
+    with serving_app(app) as address:
+        page.open(address).run(INPUTS["classifier"])
+        assert page.one("#error").text == "The server answered 200, and no JSON."
+
+
+# Answers have come, but are read when `arrive` is called.
+HOLD = """
+    const fetched = window.fetch;
+    window.fetch = async (...given) => {
+      const response = await fetched(...given);
+      const answer = await response.json();
+      const held = new Promise((resolve) => {
+        window.arrive = () => resolve(answer);
+      });
+      response.json = () => held;
+      return response;
+    };
+"""
+
+
+def test_attention_that_comes_too_late_is_not_shown(page, addresses):
+    page.open(addresses["classifier"]).run(INPUTS["classifier"])
+    canvas = page.wait_for_map("0/0/0/probabilities")
+    page.driver.execute_script(HOLD)
+    page.one("#layer").send_keys(Keys.ARROW_RIGHT)
+    page.until(lambda: page.driver.execute_script("return Boolean(window.arrive)"))
+    page.one("#layer").send_keys(Keys.ARROW_LEFT)
+    assert page.one("#layer-number").text == "1 of 2"
+    page.driver.execute_script("window.arrive()")
+    assert canvas.get_attribute("data-shown") == "0/0/0/probabilities"
+
+
 @pytest.mark.parametrize("name", INPUTS)
 def test_a_narrow_window_needs_no_scrolling_sideways(page, addresses, name):
-    size = {"width": 400, "height": 800, "deviceScaleFactor": 2, "mobile": True}
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
+    with narrow(page.driver):
         page.open(addresses[name]).run(INPUTS[name])
         page.wait_for_map("0/0/0/probabilities")
         script = "return document.documentElement.scrollWidth"
         assert page.driver.execute_script(script) <= 400
-    finally:
-        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_the_page_is_dark_where_one_wants_it_dark(page, addresses):
@@ -356,11 +293,3 @@ def test_the_page_is_dark_where_one_wants_it_dark(page, addresses):
             colour = page.one("body").value_of_css_property("background-color")
         backgrounds[scheme] = sum(map(int, colour.split("(")[1].split(",")[:3]))
     assert backgrounds["dark"] < 150 < 600 < backgrounds["light"]
-
-
-@contextlib.contextmanager
-def preferring(driver, scheme):
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-    yield
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from deberta_tf import DebertaMaskedLM, DebertaTextClassifier
 from deberta_tf.files import UsageError, run_command
-from tests.playground_tasks import INPUTS, ask, make_clients, make_tasks
+from tests.playground_tasks import INPUTS, ask
 from tests.small_models import make_backbone
 from tools import playground
 from tools.export_saved_model import task_class
@@ -16,18 +16,9 @@ from tools.playground_answers import view_of
 from tools.playground_fields import MAX_CHARACTERS
 from tools.playground_server import make_app
 
+pytest_plugins = "tests.playground_fixtures"
 PAGE = pathlib.Path(playground.__file__).parent / "playground_page"
 LONG = "nobody remembers the theory of knots. " * 18
-
-
-@pytest.fixture(scope="session")
-def tasks(sentencepiece_proto):
-    return make_tasks(sentencepiece_proto)
-
-
-@pytest.fixture(scope="session")
-def clients(tasks):
-    return make_clients(tasks)
 
 
 def refuse(client, path="answer", **body):

@@ -181,6 +181,14 @@ def test_a_server_that_hangs_is_not_asked_again(classifier, ask, protocol):
 
 
 @BOTH
+def test_a_server_whose_own_time_ran_out_is_not_asked_again(classifier, ask, protocol):
+    classifier.failures, classifier.failure = 9, "DEADLINE_EXCEEDED"
+    with pytest.raises(UsageError, match="gave no answer within "):
+        ask(classifier, protocol, [{"text": "nobody"}])
+    assert classifier.failures == 8
+
+
+@BOTH
 def test_a_server_that_is_not_there_is_one_line(ask, protocol, capsys):
     with socket.socket() as unused:
         # Bound, and nobody listens.

@@ -24,7 +24,11 @@ def test_lines_are_read_before_the_server_is_asked(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--address http://localhost:1", "--address must be HOST:PORT. Found: 'http"),
+        ("--address http://localhost:1", "--address must be HOST:PORT, .*: 'http"),
+        ("--address h:0", "of a port from 1 to 65535. Found: 'h:0'"),
+        ("--address h:65536", "of a port from 1 to 65535. Found: 'h:65536'"),
+        ("--address h:\u0661", "of a port from 1 to 65535. Found: 'h:"),
+        ("--model_version -1", "--model_version must be at least 0. Found: -1"),
         ("--batch_size 0", "--batch_size must be at least 1. Found: 0"),
         ("--retries -1", "--retries must be at least 0. Found: -1"),
         ("--timeout_s 0", "--timeout_s must be above 0. Found: 0.0"),

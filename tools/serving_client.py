@@ -148,14 +148,18 @@ def parse(argv):
 
 def check(arguments):
     """Raises a `UsageError` for a flag that can't be right."""
-    if not re.fullmatch(r"(\[[^]/]+\]|[^]\[/:\s]+):\d{1,5}", arguments.address):
+    found = re.fullmatch(r"(?:\[[^]/]+\]|[^]\[/:\s]+):([0-9]{1,5})", arguments.address)
+    if not found or not 1 <= int(found[1]) <= 65535:
         raise files.UsageError(
-            f"--address must be HOST:PORT. Found: {arguments.address!r}"
+            "--address must be HOST:PORT, of a port from 1 to 65535. Found: "
+            f"{arguments.address!r}"
         )
-    for name, least in (("batch_size", 1), ("retries", 0), ("max_request_bytes", 1)):
-        if getattr(arguments, name) < least:
+    numbers = {"batch_size": 1, "retries": 0, "max_request_bytes": 1}
+    for name, least in {**numbers, "model_version": 0}.items():
+        number = getattr(arguments, name)
+        if number is not None and number < least:
             raise files.UsageError(
-                f"--{name} must be at least {least}. Found: {getattr(arguments, name)}"
+                f"--{name} must be at least {least}. Found: {number}"
             )
     if not arguments.timeout_s > 0:
         raise files.UsageError(

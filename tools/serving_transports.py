@@ -25,6 +25,8 @@ from tools.serving_requests import predict_request
 BACKOFF_S, LONGEST_BACKOFF_S = 0.2, 10.0
 
 _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+# Without 504, which is TF Serving's for a request that ran out of time.
+_RETRIED_HTTP = (429, 502, 503)
 # In gRPC's words for a message over a limit, also RESOURCE_EXHAUSTED.
 _TOO_LARGE = "larger than max"
 
@@ -43,10 +45,12 @@ class Target:
     retries: int = 5
     """Tries after the first, if the server can't be reached or has too much to do."""
 
-    def timed_out(self):
-        return files.UsageError(
-            f"{self.address} gave no answer within {self.timeout_s:g} s (--timeout_s)"
-        )
+    def timed_out(self, message=None):
+        """Of the time that the client has; with a message, of the server's own."""
+        time_s = f"{self.timeout_s:g} s (--timeout_s)"
+        if message is not None:
+            time_s = f"its own time: {_in_line(message)}"
+        return files.UsageError(f"{self.address} gave no answer within {time_s}")
 
     def unavailable(self, protocol, tries, message):
         return files.UsageError(
@@ -172,7 +176,7 @@ class RestServer:
             backoff_factor=BACKOFF_S,
             backoff_jitter=BACKOFF_S,
             backoff_max=LONGEST_BACKOFF_S,
-            status_forcelist=(429, 502, 503, 504),
+            status_forcelist=_RETRIED_HTTP,
             allowed_methods=None,
             raise_on_status=False,
         )
@@ -251,7 +255,9 @@ class RestServer:
             message = body["error"]
         if status == 413:
             return self.target.too_large(message)
-        if status in (429, 502, 503, 504):
+        if status == 504:
+            return self.target.timed_out(message)
+        if status in _RETRIED_HTTP:
             return self.target.unavailable("REST", self.target.retries + 1, message)
         return self.target.refused(status, message)
 

@@ -57,6 +57,7 @@ export class AttentionPanel {
     byId("head-number").textContent = `${head} of ${this.model.num_heads}`;
     clearTimeout(this.timer);
     this.asking?.abort();
+    this.asking = null;
     const body = {
       inputs: this.inputs,
       row: Math.max(0, byId("row").selectedIndex),

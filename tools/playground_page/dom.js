@@ -35,8 +35,13 @@ export async function request(path, body, signal) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer. Is it still running?");
   }
-  const unread = () => ({ error: `The server answered ${response.status}.` });
-  const answer = await response.json().catch(unread);
+  let answer;
+  try {
+    answer = await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error(`The server answered ${response.status}, and no JSON.`);
+  }
   if (!response.ok) throw new Error(answer.error);
   return answer;
 }

@@ -103,6 +103,7 @@ async function run() {
   busy(true);
   try {
     const answer = await request("api/answer", { inputs }, controller.signal);
+    if (controller !== running) return;
     byId("result").replaceChildren(...render(answer));
     const notices = answer.notices.map((one) => make("li", {}, one));
     byId("notices").replaceChildren(...notices);

@@ -1,4 +1,4 @@
-// What the host does with a model; each gives the exit code.
+// What the host does with a model.
 
 #ifndef SERVING_HOST_COMMANDS_H_
 #define SERVING_HOST_COMMANDS_H_

@@ -83,8 +83,8 @@ class Senders {
       const Request& request = requests_[next_++ % requests_.size()];
       Stopwatch watch;
       absl::Status status = model_.Predict(request).status();
-      latencies_.Add(watch.Seconds());
       if (status.ok()) {
+        latencies_.Add(watch.Seconds());
         ++answered_;
         examples_ += Examples(request);
       } else if (errors_++ == 0) {
