@@ -66,7 +66,13 @@ LEVELS = [
 NOT_OURS = {"torch", "jax", "transformers", "onnxruntime", "flax", "huggingface_hub"}
 
 # Left out where it is not installed.
-COMPARED_WITH = {"tools.benchmark": {"transformers"}, "tools.tpu_backend": {"jax"}}
+COMPARED_WITH = {
+    "tools.benchmark": {"transformers"},
+    "tools.benchmark_serving": {"onnxruntime"},
+    # Run in a process of its own by the benchmark, and only where they are installed.
+    "tools.onnx_export": {"torch", "transformers"},
+    "tools.tpu_backend": {"jax"},
+}
 
 
 def module_name(path):

@@ -3,10 +3,13 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from deberta_tf.files import UsageError
-from tools import benchmark, benchmark_sift
+from deberta_tf.tasks import DebertaTextClassifier
+from tests.small_models import make_backbone, randomize
+from tools import benchmark, benchmark_serving, benchmark_sift
 
 
 def test_the_masking_benchmark_measures_each_library():
@@ -52,8 +55,68 @@ def test_the_step_of_sift_is_measured_beside_a_plain_one(monkeypatch, capsys):
     assert benchmark_sift.peak_of("SiFT", arguments) >= 0
 
 
+@pytest.fixture
+def tiny_serving(monkeypatch):
+    """Arguments of a run with a tiny geometry."""
+
+    def make_task(size):
+        task = DebertaTextClassifier(make_backbone(num_layers=1), num_classes=2)
+        randomize(task)
+        return task
+
+    monkeypatch.setattr(benchmark_serving, "make_task", make_task)
+    monkeypatch.setattr(benchmark_serving, "SECONDS_A_TURN", 0.0)
+    small = ["--sizes=deberta_v3_small", "--rounds=1", "--batch_size=2"]
+    return ["serving", *small, "--lengths", "4", "9"]
+
+
+def rows_of(table):
+    """Cells of the rows of a table, its head and the line below left out."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+
+
+def test_what_is_served_is_timed_alone_where_onnxruntime_is_not_installed(
+    tiny_serving, monkeypatch, capsys
+):
+    monkeypatch.setattr(benchmark_serving, "NEEDED", ("no_such_package",))
+    benchmark.main([*tiny_serving, "--weights", "int8", "float32"])
+    printed = capsys.readouterr().out
+    assert "not installed: no_such_package" in printed
+    rows = rows_of(printed)
+    assert [row[:2] for row in rows] == [
+        [length, f"deberta_tf, {weights}"]
+        for length in ("4", "9")
+        for weights in ("int8", "float32")
+    ]
+    assert [row[3] for row in rows if "float32" in row[1]] == ["1.00", "1.00"]
+    assert all(float(row[2]) > 0 and float(row[4]) > 0 for row in rows)
+
+
+@pytest.mark.reference
+def test_what_is_served_is_timed_beside_onnxruntime(tiny_serving, capsys):
+    pytest.importorskip("onnxruntime")
+    benchmark.main([*tiny_serving, "--weights", "float32"])
+    rows = rows_of(capsys.readouterr().out)
+    names = ["deberta_tf, float32", benchmark_serving.FOREIGN]
+    assert [row[1] for row in rows] == 2 * names
+    assert [row[5] for row in rows if row[1] == names[1]] == ["1.00", "1.00"]
+    assert all(float(row[6]) <= 1e-5 for row in rows)
+
+
+def test_logits_that_differ_are_not_timed():
+    contenders = {
+        "deberta_tf, float32": lambda ids: lambda: np.zeros((2, 2)),
+        benchmark_serving.FOREIGN: lambda ids: lambda: np.full((2, 2), np.nan),
+    }
+    with pytest.raises(RuntimeError, match="logits differ by nan at 9 tokens"):
+        benchmark_serving.differences(contenders, np.zeros((2, 9), int))
+
+
 def test_mistakes_are_named():
     with pytest.raises(UsageError, match="at least 1"):
         benchmark.main(["masking", "--rounds=0"])
+    with pytest.raises(UsageError, match="lengths must be at least 2"):
+        benchmark.main(["serving", "--lengths", "1"])
     with pytest.raises(UsageError, match="command"):
         benchmark.main([])

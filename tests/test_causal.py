@@ -64,6 +64,7 @@ def test_rows_keep_their_objective():
     np.testing.assert_array_equal(inputs["padding_mask"][3], expected)
 
 
+@pytest.mark.slow
 def test_the_next_token_is_learnt():
     """Of a language where each token is told by the one before, and of noise."""
     losses = {}

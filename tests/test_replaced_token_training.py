@@ -122,7 +122,9 @@ def is_moved(variables, fit):
     return [bool(np.any(v.numpy() != old)) for v, old in pairs]
 
 
-@pytest.mark.parametrize("rates", [(0.0, 1e-3), (1e-3, 0.0)])
+@pytest.mark.parametrize(
+    "rates", [(0.0, 1e-3), pytest.param((1e-3, 0.0), marks=pytest.mark.slow)]
+)
 def test_each_network_is_updated_at_its_own_rate(rates):
     detection = make_detection()
     detection.compile(*map(keras.optimizers.Adam, rates))
@@ -190,7 +192,7 @@ def trained(strategy=None, sharing="gdes", parts=1, **kwargs):
 @pytest.mark.parametrize(
     ("sharing", "parts"),
     [
-        ("gdes", 1),
+        pytest.param("gdes", 1, marks=pytest.mark.slow),
         pytest.param("gdes", 2, marks=pytest.mark.slow),
         pytest.param("es", 2, marks=pytest.mark.slow),
     ],

@@ -1,8 +1,3 @@
-import json
-import subprocess
-import sys
-import textwrap
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,18 +7,6 @@ from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreproc
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
 
 TEXTS = ["the old captain sold the harbour.", "", "my sister painted that song! " * 9]
-ANSWER = """
-    import json, sys
-    import tensorflow as tf, tensorflow_text
-    served = tf.saved_model.load(sys.argv[1])
-    texts = tf.constant(json.loads(sys.argv[2]))
-    answers = served.signatures["serving_default"](text=texts)
-    assert not {"keras_hub", "deberta_tf"} & set(sys.modules)
-    print(json.dumps({
-        "label": [label.decode() for label in answers["label"].numpy().tolist()],
-        "scores": answers["scores"].numpy().tolist(),
-    }))
-"""
 
 
 @pytest.fixture
@@ -46,23 +29,6 @@ def classifier(sentencepiece_proto):
 
 def softmax(logits):
     return tf.nn.softmax(logits).numpy()
-
-
-def test_a_process_without_this_project_answers_strings(classifier, tmp_path):
-    path = classifier.export_for_serving(str(tmp_path / "served"))
-    assert path.endswith("served/1")
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(ANSWER), path, json.dumps(TEXTS)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert run.returncode == 0, run.stderr
-    answers = json.loads(run.stdout.splitlines()[-1])
-    expected = softmax(classifier.predict(TEXTS, verbose=0))
-    np.testing.assert_allclose(answers["scores"], expected, atol=1e-5)
-    labels = [classifier.labels[index] for index in expected.argmax(-1)]
-    assert answers["label"] == labels
 
 
 def test_ids_and_pairs_are_answered_at_any_length(classifier, tmp_path):

@@ -31,7 +31,11 @@ def test_variables_are_made_without_their_numbers():
 
 @pytest.mark.parametrize(
     ("objective", "sift"),
-    [*((name, False) for name in tpu_compile.OBJECTIVES), ("classification", True)],
+    [
+        *((name, False) for name in tpu_compile.OBJECTIVES if name != "replaced_token"),
+        ("classification", True),
+        pytest.param("replaced_token", False, marks=pytest.mark.slow),
+    ],
 )
 def test_the_step_of_each_objective_becomes_a_module(objective, sift):
     options = options_of(

@@ -149,6 +149,7 @@ def test_entities_of_passages(preset, tmp_path):
     assert handed_in == [{"idx": 0, "label": "Oslo"}, {"idx": 1, "label": "captain"}]
 
 
+@pytest.mark.slow
 def test_several_seeds_have_a_mean_and_a_deviation(preset, tmp_path, capsys):
     row = {"premise": "the jury", "choice1": "my sister", "choice2": "a cat"}
     rows = [

@@ -24,7 +24,7 @@ import tensorflow as tf
 from deberta_tf import files
 from deberta_tf.masking import NgramMasker
 from deberta_tf.rows import PretrainingRows, write_rows
-from tools import benchmark_sift
+from tools import benchmark_serving, benchmark_sift
 
 VOCABULARY = 32_000
 SPECIAL = {"pad": 0, "cls": 1, "sep": 2, "unk": 3, "mask": VOCABULARY - 1}
@@ -70,6 +70,11 @@ def main(argv=None):
     sift.add_argument("--jit_compile", action="store_true", help="under XLA")
     sift.add_argument("--precision", default="float32", help="Keras dtype policy")
     sift.set_defaults(run=benchmark_sift_step)
+    serving = commands.add_parser(
+        "serving", help="an exported classifier beside onnxruntime: latency, throughput"
+    )
+    benchmark_serving.add_arguments(serving)
+    serving.set_defaults(run=benchmark_serving.run)
     arguments = parser.parse_args(argv)
     for name in ("batch_size", "num_batches", "rounds", "sequence_length"):
         if getattr(arguments, name, 1) < 1:
