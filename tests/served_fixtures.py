@@ -1,4 +1,6 @@
-"""Every kind of task, exported once for all the tests that ask for it."""
+"""Kinds of tasks, each exported once for all the tests that ask for it."""
+
+import functools
 
 import pytest
 
@@ -8,11 +10,13 @@ from tests import served_tasks
 
 @pytest.fixture(scope="session")
 def exported(sentencepiece_proto, tmp_path_factory):
-    """{kind: (`Served`, str, the folder of its version)}."""
+    """Gives of a kind its `Served` and the folder of its version, str."""
     tokenizer = DebertaSentencePieceTokenizer(sentencepiece_proto)
     folder = tmp_path_factory.mktemp("served")
-    found = {}
-    for kind in served_tasks.KINDS:
-        one = served_tasks.make(kind, tokenizer)
-        found[kind] = one, one.task.export_for_serving(str(folder / kind))
-    return found
+
+    @functools.cache
+    def export(kind):
+        served = served_tasks.make(kind, tokenizer)
+        return served, served.task.export_for_serving(str(folder / kind))
+
+    return export

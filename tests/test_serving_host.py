@@ -16,12 +16,12 @@ pytest_plugins = "tests.served_fixtures"
 
 @pytest.fixture
 def classifier(exported):
-    return exported["text_classifier"][0].task
+    return exported("text_classifier")[0].task
 
 
 @pytest.fixture
 def folder(exported):
-    return exported["text_classifier"][1]
+    return exported("text_classifier")[1]
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def check_answers(line, expected):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_signature_is_answered_as_by_python(kind, exported, tmp_path):
-    one, path = exported[kind]
+    one, path = exported(kind)
     requests = [
         predict_request("served", inputs, signature)
         for signature, (inputs, _) in one.asked.items()
@@ -118,7 +118,7 @@ def test_lines_are_answered_one_by_one_and_in_batches(classifier, folder):
 
 
 def test_lines_are_for_models_of_one_string(exported):
-    done = run(exported["question_answering"][1], "answer", given=b"who?")
+    done = run(exported("question_answering")[1], "answer", given=b"who?")
     assert done.returncode == 1
     assert b"takes more than one string: context, question" in done.stderr
 
