@@ -4,31 +4,27 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import deberta_tf
 from tests import native_host
-from tests.native_host import QUESTIONS, TEXTS, lines_of, replay, run
+from tests.native_host import lines_of, replay, run
+from tests.served_tasks import KINDS, TEXTS
 from tools import serving_load
 from tools.serving_requests import predict_request, write_requests
 
 pytestmark = pytest.mark.native
+pytest_plugins = "tests.served_fixtures"
 
 
-@pytest.fixture(scope="module")
-def tokenizer(sentencepiece_proto):
-    return deberta_tf.DebertaSentencePieceTokenizer(sentencepiece_proto)
+@pytest.fixture
+def classifier(exported):
+    return exported("text_classifier")[0].task
 
 
-@pytest.fixture(scope="module")
-def classifier(tokenizer):
-    return native_host.text_classifier(tokenizer)
+@pytest.fixture
+def folder(exported):
+    return exported("text_classifier")[1]
 
 
-@pytest.fixture(scope="module")
-def folder(classifier, tmp_path_factory):
-    return classifier.export_for_serving(str(tmp_path_factory.mktemp("served")))
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def requests(classifier):
     """One to each signature of a classifier, as warm-up has them."""
     ids = {name: one.numpy() for name, one in classifier.preprocessor(TEXTS).items()}
@@ -68,13 +64,31 @@ def test_warm_up_records_are_answered_as_by_predict(
     assert pairs["signature"] == "text_pairs"
 
 
-def test_a_byte_pair_model_needs_no_library(tmp_path):
-    task = native_host.text_classifier(native_host.byte_pair_tokenizer())
-    folder = task.export_for_serving(str(tmp_path / "served"))
-    request = predict_request("served", {"text": TEXTS})
-    (line,) = replay(folder, tmp_path / "requests", [request], library=False)
-    expected = softmax(task.predict(TEXTS, verbose=0))
-    np.testing.assert_allclose(values(line, "scores"), expected, atol=1e-5)
+def check_answers(line, expected):
+    assert line["status"] == "OK", line["message"]
+    assert set(line["outputs"]) == set(expected)
+    for name, array in expected.items():
+        assert line["outputs"][name]["shape"] == list(array.shape)
+        if array.dtype.kind == "U":
+            assert line["outputs"][name]["values"] == array.ravel().tolist()
+        else:
+            np.testing.assert_allclose(
+                values(line, name), array, atol=1e-5, rtol=1e-5, err_msg=name
+            )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_signature_is_answered_as_by_python(kind, exported, tmp_path):
+    one, path = exported(kind)
+    requests = [
+        predict_request("served", inputs, signature)
+        for signature, (inputs, _) in one.asked.items()
+    ]
+    # A model of byte pairs needs no library of ops.
+    library = kind != "byte_pair_classifier"
+    lines = replay(path, tmp_path / "requests", requests, library=library)
+    for line, (_, expected) in zip(lines, one.asked.values(), strict=True):
+        check_answers(line, expected)
 
 
 def test_a_sentencepiece_model_asks_for_its_library(folder):
@@ -83,25 +97,6 @@ def test_a_sentencepiece_model_asks_for_its_library(folder):
     last = done.stderr.decode().splitlines()[-1]
     assert f"{folder} needs a library of ops that --ops must name" in last
     assert "SentencepieceOp" in last
-
-
-@pytest.mark.parametrize("make_task", QUESTIONS, ids=lambda task: task.__name__)
-def test_every_task_is_answered_as_by_python(make_task, tokenizer, tmp_path):
-    folder = make_task(tokenizer).export_for_serving(str(tmp_path / "served"))
-    inputs = QUESTIONS[make_task]
-    served = tf.saved_model.load(folder).signatures["serving_default"]
-    expected = served(**{name: tf.constant(one) for name, one in inputs.items()})
-    request = predict_request("served", inputs)
-    (line,) = replay(folder, tmp_path / "requests", [request])
-    assert line["status"] == "OK"
-    assert set(line["outputs"]) == set(expected)
-    for name, tensor in expected.items():
-        assert line["outputs"][name]["shape"] == tensor.shape.as_list()
-        if tensor.dtype == tf.string:
-            texts = [text.decode() for text in tensor.numpy().ravel()]
-            assert line["outputs"][name]["values"] == texts
-        else:
-            np.testing.assert_allclose(values(line, name), tensor, atol=1e-5)
 
 
 def test_lines_are_answered_one_by_one_and_in_batches(classifier, folder):
@@ -122,9 +117,8 @@ def test_lines_are_answered_one_by_one_and_in_batches(classifier, folder):
         assert " ms, p99 " in told
 
 
-def test_lines_are_for_models_of_one_string(tokenizer, tmp_path):
-    task = native_host.question_answering(tokenizer)
-    done = run(task.export_for_serving(str(tmp_path)), "answer", given=b"who?")
+def test_lines_are_for_models_of_one_string(exported):
+    done = run(exported("question_answering")[1], "answer", given=b"who?")
     assert done.returncode == 1
     assert b"takes more than one string: context, question" in done.stderr
 
