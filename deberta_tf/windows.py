@@ -87,7 +87,10 @@ def in_chunks(task, inputs):
     _, outputs = tf.while_loop(
         lambda at, _: at < count, add, first, parallel_iterations=1
     )
-    return outputs.concat()
+    joined = outputs.concat()
+    # The loop forgets it, and a server's metadata tell it.
+    joined.set_shape(task.output.shape)
+    return joined
 
 
 def _cut(windowed, rooms, overlap, choose):

@@ -195,6 +195,17 @@ def test_contexts_of_more_windows_than_are_read_at_once_are_answered(tasks, serv
     np.testing.assert_allclose(found["score"], [expected.score], atol=1e-5)
 
 
+@every_kind
+def test_the_ranks_of_all_outputs_are_told(kind, graphs):
+    for name, signature in graphs[kind].signature_def.items():
+        unknown = [
+            key
+            for key, one in signature.outputs.items()
+            if one.tensor_shape.unknown_rank and not name.startswith("__")
+        ]
+        assert unknown == []
+
+
 def test_a_choice_of_nothing_is_refused(served):
     with pytest.raises(tf.errors.InvalidArgumentError):
         served["multiple_choice"].signatures["serving_default"](
