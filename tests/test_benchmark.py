@@ -76,6 +76,7 @@ def rows_of(table):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
 
 
+@pytest.mark.slow
 def test_what_is_served_is_timed_alone_where_onnxruntime_is_not_installed(
     tiny_serving, monkeypatch, capsys
 ):
