@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from deberta_tf.labelled_task import LabelledTask, class_count
 from deberta_tf.offsets import tokens_of_spans
-from deberta_tf.packing import pack_ids, pack_marks
+from deberta_tf.packing import equally_many, pack_ids, pack_marks
 from deberta_tf.preprocessing import DebertaPreprocessor, inputs_of
 from deberta_tf.task_heads import SpanPairHead
 
@@ -47,7 +47,10 @@ class DebertaSpanClassifierPreprocessor(DebertaPreprocessor):
 
 def pack_spans(tokenizer, x, sequence_length=None, max_length=None):
     """dict of int32 tensors: see `DebertaSpanClassifierPreprocessor`."""
-    texts = [x[name] for name in ("text", "text_pair") if name in x]
+    names = [name for name in ("text", "text_pair", *_SPANS) if name in x]
+    given = equally_many([tf.convert_to_tensor(x[name]) for name in names])
+    x = dict(zip(names, given, strict=True))
+    texts = given[: -len(_SPANS)]
     tokens = [tokenizer.tokenize_with_offsets(text) for text in texts]
     lengths = {"sequence_length": sequence_length, "max_length": max_length}
     packed = pack_ids(tokenizer, [ids for ids, _, _ in tokens], **lengths)

@@ -43,7 +43,7 @@ LEVELS = [
     },
     {"relative_position", "checkpoints", "distribution", "serving"},
     {"attention", "block_loop"},
-    {"embeddings", "encoder", "backbone"},
+    {"embeddings", "convolution", "encoder", "backbone"},
     {"attention_terms"},
     {"heads", "task_heads"},
     {

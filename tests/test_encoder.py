@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deberta_tf.convolution import NgramConvolution
 from deberta_tf.embeddings import DebertaEmbeddings, token_mask
 from deberta_tf.encoder import (
     DebertaEncoder,
     DebertaEncoderBlock,
-    NgramConvolution,
     attention_mask,
 )
 from deberta_tf.relative_position import RelativePositions

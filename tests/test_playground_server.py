@@ -1,3 +1,4 @@
+import contextlib
 import pathlib
 import re
 import threading
@@ -179,11 +180,10 @@ def test_one_prediction_runs_at_a_time(tasks):
     meeting, met = threading.Barrier(2), []
 
     def answer(text):
-        try:
+        # It breaks where nobody else is let in.
+        with contextlib.suppress(threading.BrokenBarrierError):
             meeting.wait(timeout=0.3)
             met.append(text)
-        except threading.BrokenBarrierError:
-            pass
         return {"kind": "number", "score": 0.0}
 
     view = view_of(tasks["classifier"])

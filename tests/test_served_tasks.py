@@ -174,6 +174,18 @@ def test_texts_that_are_not_equally_many_are_named(kind, signature, names, serve
         )
 
 
+def test_one_row_of_spans_is_not_that_of_several_texts(served):
+    inputs = {
+        **served_tasks.MARKED_ALONE,
+        "span_starts": [[0, 4]],
+        "span_ends": [[3, 7]],
+    }
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must be equally many"):
+        served["span_classifier"].signatures["serving_default"](
+            **{name: tf.constant(value) for name, value in _arrays(inputs).items()}
+        )
+
+
 def test_spans_of_other_numbers_are_refused(served):
     inputs = {**served_tasks.ENTITIES, "entity_ends": [[12], [12]]}
     with pytest.raises(tf.errors.InvalidArgumentError, match="must match"):
