@@ -96,6 +96,7 @@ def test_a_task_with_nothing_to_serve_is_told_before_it_is_loaded(
     assert f"holds {name}: nothing is served" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_a_killed_export_left_is_removed(preset, tmp_path):
     served = tmp_path / "served"
     for name in (".1.abcd_123", ".deployment.abcd_123"):
