@@ -142,6 +142,7 @@ def test_a_run_tells_what_it_read_and_left_out(spm_model, tmp_path, capsys):
     assert "MB/s and " in told
 
 
+@pytest.mark.slow
 def test_a_dataset_of_tfds_gives_a_feature(spm_model, sentences, tmp_path, monkeypatch):
     texts = sorted(set(sentences[:40]))
     features = tfds.features.FeaturesDict({"review": tfds.features.Text()})

@@ -41,6 +41,7 @@ def test_fit_logs_both_losses_and_learns(compile):
     assert found.keys() == {"loss", "accuracy"}
 
 
+@pytest.mark.slow
 def test_the_task_is_what_it_was_and_saves_nothing_of_it(tmp_path):
     task, plain = make_classifier(), make_classifier()
     variables = len(task.variables)

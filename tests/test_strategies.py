@@ -145,10 +145,8 @@ def test_masked_lm_is_that_of_one_device(on_one_device, name, count):
         np.testing.assert_allclose(history[key], logged[key], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "reader",
-    ["distributed dataset", pytest.param("whole batches", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", ["distributed dataset", "whole batches"])
 def test_a_classifier_is_that_of_one_device(reader):
     data = classifier_data()
     one, logged = train(DebertaTextClassifier, data, num_classes=2)
