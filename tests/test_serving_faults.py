@@ -47,18 +47,21 @@ def hard_request(served, place, texts):
     """A request with texts in one of its inputs, and the first example's others."""
     inputs, _ = served.asked["serving_default"]
     inputs = {name: [rows[0]] * len(texts) for name, rows in inputs.items()}
-    inputs[place] = {"words": words_of, "choices": choices_of}.get(place, list)(texts)
+    # A tensor of both str and bytes can't be made.
+    texts = [tf.compat.as_bytes(text) for text in texts]
+    rows = {"words": words_of, "choices": choices_of}.get(place, list)(texts)
+    inputs[place] = tf.constant(rows, tf.string)
     return request_of(inputs)
 
 
 def words_of(texts):
     rows = [text.split() for text in texts]
     width = max(map(len, rows))
-    return [row + [""] * (width - len(row)) for row in rows]
+    return [row + [b""] * (width - len(row)) for row in rows]
 
 
 def choices_of(texts):
-    return [[text, "no"] for text in texts]
+    return [[text, b"no"] for text in texts]
 
 
 def reshaped(size):
@@ -143,7 +146,7 @@ def faults_of(served):
     return {
         "dtype": (request_of(numbers), f"input '{name}' must be string"),
         "scalar": (request_of(scalar), "Found: string []"),
-        "misnamed": (request_of(misnamed), f"{{{name}s}}"),
+        "misnamed": (request_of(misnamed), f"alias: {name}("),
         "nothing": (request_of({}), "not found"),
     }
 
