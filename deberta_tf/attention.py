@@ -8,17 +8,19 @@ score matrix).
 import keras
 import tensorflow as tf
 
+from deberta_tf import fused_attention
 from deberta_tf.dropout import Dropout
-from deberta_tf.relative_position import (
-    RelativePositions,
-    dimensions,
-    relative_shift,
-    select_rows,
-    window_shift,
-)
+from deberta_tf.position_terms import position_terms
+from deberta_tf.relative_position import RelativePositions, dimensions
 
-ATTENTION_FORMS = ("auto", "gather", "shift")
+ATTENTION_FORMS = ("auto", "gather", "shift", "product", "fused")
 POSITION_TERMS = ("c2p", "p2c")
+# From so many queries on, in the form "shift", they are taken in blocks, one after the
+# other: a block of s queries and k keys has s + k distances, not 2 k, and memory grows
+# with the length alone.
+UNDIVIDED = 512
+BLOCKS = 4
+LARGEST_BLOCK = 512
 
 
 @keras.saving.register_keras_serializable("deberta_tf")
@@ -43,11 +45,15 @@ class DisentangledSelfAttention(keras.layers.Layer):
         dropout: float. Rate on the attention probabilities.
         table_dropout: float. Rate on the relative table, drawn once per call and
             never per example.
-        attention_form: str. `"gather"` reads the position terms by a matrix of
-            indices, the plain reading of the paper. `"shift"` gathers rows of the
-            table by distance and shifts: no gather over scores, which is what makes
-            training on TPU slow (huggingface/transformers#18239). `"auto"` is the
-            shift. Equal to rounding.
+        attention_form: str. How the position terms are computed; equal to rounding.
+            `"gather"` reads them by a matrix of indices, the plain reading of the
+            paper. The others gather nothing over scores, which is what makes training
+            on TPU slow (huggingface/transformers#18239): `"shift"` gathers rows of the
+            table by distance and shifts; `"product"` shifts by matrix products, which
+            a TPU is better at; `"fused"` is one kernel for TPUs (v5e and v6e;
+            requirements-fused.txt), or "product" where it does not fit a call.
+            `"auto"` is "shift" but on TPUs; there "fused" where it can be had, else
+            "product".
         kernel_initializer: Keras initializer of all projections.
 
     Call arguments:
@@ -56,7 +62,8 @@ class DisentangledSelfAttention(keras.layers.Layer):
         relative_embeddings: (r, hidden) relative table, or what `project_positions`
             makes of it; None without position terms.
         attention_mask: bool or int (b, q, k), True where query q may look at key
-            k. A row without any such key gives zeros. None: everywhere.
+            k; or (b, l), of padding, which neither looks nor is looked at. A row
+            without any such key gives zeros. None: everywhere.
         query_positions: int (b, q), positions of the queries among the keys; None:
             query i stands at position i.
         return_attention_scores: bool. Also return the probabilities, before
@@ -135,54 +142,163 @@ class DisentangledSelfAttention(keras.layers.Layer):
         return_attention_scores=False,
         training=None,
     ):
+        form = chosen_form(self.attention_form)
+        if form == "fused":
+            if self._fits_kernel(
+                query,
+                memory,
+                relative_embeddings,
+                attention_mask,
+                query_positions,
+                return_attention_scores,
+            ):
+                return self.output_dense(
+                    self._fused(query, relative_embeddings, attention_mask, training)
+                )
+            form = "product"
         memory = query if memory is None else memory
         if query_positions is not None:
             query_positions = tf.cast(query_positions, "int32")
-        positions = None
-        if self.position_terms:
-            positions = self.project_positions(relative_embeddings, training)
-        terms = self.score_terms(query, memory, positions, query_positions)
-        content = terms.pop("c2c")
-        scores = content + tf.add_n([*terms.values()]) if terms else content
-        probabilities = masked_softmax(scores, attention_mask)
-        weights = tf.cast(probabilities, self.compute_dtype)
-        weights = self.probability_dropout(weights, training=training)
-        context = tf.matmul(weights, self._split_heads(self.value_dense(memory)))
+        mask = full_mask(attention_mask)
+        context, probabilities = self._contexts(
+            self._split_heads(self.query_dense(query)),
+            self._split_heads(self.key_dense(memory)),
+            self._split_heads(self.value_dense(memory)),
+            self._reachable(relative_embeddings, query, memory, training),
+            mask,
+            query_positions,
+            form,
+            training,
+        )
         output = self.output_dense(self._join_heads(context))
-        if return_attention_scores:
-            return output, tf.transpose(probabilities, [1, 0, 2, 3])
-        return output
+        if not return_attention_scores:
+            return output
+        if mask is not None:
+            probabilities = tf.where(mask[None], probabilities, 0.0)
+        return output, tf.transpose(probabilities, [1, 0, 2, 3])
 
-    def score_terms(self, query, memory, positions, query_positions=None):
+    def _contexts(self, queries, keys, values, positions, mask, at, form, training):
+        """(n, b, q, h), and the probabilities, of whole queries or block by block."""
+
+        def of(queries, mask, first):
+            terms = self._terms(queries, keys, positions, at, form, first)
+            content = terms.pop("c2c")
+            scores = content + tf.add_n([*terms.values()]) if terms else content
+            probabilities = _softmax(scores, mask)
+            weights = tf.cast(probabilities, self.compute_dtype)
+            weights = self.probability_dropout(weights, training=training)
+            context = tf.matmul(weights, values)
+            return _without_lost(context, mask), probabilities
+
+        size = block_size(queries.shape[2]) if at is None and form == "shift" else None
+        if size is None or not self.position_terms:
+            return of(queries, mask, 0)
+        found, before = [], []
+        for first in range(0, queries.shape[2], size):
+            # One after the other, so that one's scores are there at a time.
+            with tf.control_dependencies(before):
+                block = tf.slice(queries, [0, 0, first, 0], [-1, -1, size, -1])
+            part = mask if mask is None else mask[:, first : first + size]
+            found.append(of(block, part, first))
+            before = [found[-1][0]]
+        return [tf.concat(parts, axis=2) for parts in zip(*found, strict=True)]
+
+    def score_terms(self, query, memory, relative_embeddings, query_positions=None):
         """The terms whose sum the softmax takes.
 
         Args:
-            query, memory: as the layer is called with.
-            positions: as `project_positions` gives it; None without position terms.
-            query_positions: int32 (b, q), or None.
+            query, memory, relative_embeddings, query_positions: as the layer is called
+                with.
 
         Returns:
             dict of float32 (n, b, q, k): "c2c", content to content, and the position
             terms that the layer has, "c2p" and "p2c".
         """
+        return self._terms(
+            self._split_heads(self.query_dense(query)),
+            self._split_heads(self.key_dense(memory)),
+            self._reachable(relative_embeddings, query, memory),
+            query_positions,
+            "shift",
+        )
+
+    def _terms(self, queries, keys, positions, at, form, first=0):
         scale = self._scale
+        half = (queries, keys)
         # float32 whatever the policy: half-precision scores overflow in training
         # (SPEC 11.5).
-        queries = self._split_heads(self.query_dense(query))
         queries = tf.cast(queries, "float32") * scale
-        keys = tf.cast(self._split_heads(self.key_dense(memory)), "float32")
+        keys = tf.cast(keys, "float32")
         terms = {"c2c": tf.matmul(queries, keys, transpose_b=True)}  # (n, b, q, k)
-        if self.position_terms:
-            terms |= position_terms(
+        if not self.position_terms:
+            return terms
+        tables, relative_positions = positions
+        factors = {}
+        if form == "product" and self.compute_dtype == "bfloat16":
+            # A TPU multiplies float32 as bfloat16 in any case; this halves what it
+            # moves. Its range is that of float32.
+            queries, keys = half
+            tables = {term: tf.cast(one, "bfloat16") for term, one in tables.items()}
+            factors = {"c2p": scale}
+        return terms | {
+            term: tf.cast(one, "float32") * factors.get(term, 1.0)
+            for term, one in position_terms(
                 queries,
                 keys,
-                positions.get("c2p"),
-                positions.get("p2c"),
-                self.relative_positions,
-                form=self.attention_form,
-                query_positions=query_positions,
-            )
-        return terms
+                tables.get("c2p"),
+                tables.get("p2c"),
+                relative_positions,
+                form=form,
+                query_positions=at,
+                first_query=first,
+            ).items()
+        }
+
+    def _reachable(self, relative_embeddings, query, memory, training=None):
+        """Projected tables, of the rows that such lengths need, and what picks them."""
+        positions = self.relative_positions
+        if not self.position_terms:
+            return None
+        lengths = query.shape[1], memory.shape[1]
+        is_table = relative_embeddings is not None and not isinstance(
+            relative_embeddings, dict
+        )
+        if is_table and None not in lengths:
+            first, count, positions = positions.within(max(lengths) - 1)
+            relative_embeddings = tf.slice(relative_embeddings, [first, 0], [count, -1])
+        return self.project_positions(relative_embeddings, training), positions
+
+    def _fits_kernel(self, query, memory, table, mask, at, return_scores):
+        """Whether the fused kernel computes what is asked for."""
+        if memory is not None or return_scores or isinstance(table, dict):
+            return False
+        reason = fused_attention.unfit(
+            self.num_heads,
+            self.head_dim,
+            query.shape[1],
+            self.position_terms,
+            at,
+            2 if mask is None else mask.shape.rank,
+        )
+        return reason is None
+
+    def _fused(self, query, table, padding_mask, training):
+        """(b, l, n·h), by the kernel."""
+        first, count, positions = self.relative_positions.within(query.shape[1] - 1)
+        dropout = self.probability_dropout
+        drops = training and dropout.rate > 0
+        return fused_attention.fused_attention(
+            self.query_dense(query),
+            self.key_dense(query),
+            self.value_dense(query),
+            self._projected(tf.slice(table, [first, 0], [count, -1]), training),
+            padding_mask,
+            positions,
+            num_heads=self.num_heads,
+            scale=self._scale,
+            dropout=dropout.rate,
+            seed=dropout.seed_generator.next() if drops else None,
+        )
 
     def project_positions(self, relative_embeddings, training=None):
         """The relative table as keys and as queries, once for all examples.
@@ -205,19 +321,19 @@ class DisentangledSelfAttention(keras.layers.Layer):
                 "relative_embeddings must be given where there are position_terms. "
                 f"Received: None, position_terms={self.position_terms}"
             )
-        table = self.table_dropout(
-            tf.cast(relative_embeddings, self.compute_dtype), training=training
-        )
-        denses = {
-            "c2p": (self.position_key_dense, 1.0),
-            "p2c": (self.position_query_dense, self._scale),
-        }
+        scales = {"c2p": 1.0, "p2c": self._scale}
         return {
-            term: tf.cast(self._split_heads(dense(table)[None])[:, 0], "float32")
-            * scale
-            for term, (dense, scale) in denses.items()
-            if term in self.position_terms
+            term: tf.cast(self._split_heads(one[None])[:, 0], "float32") * scales[term]
+            for term, one in self._projected(relative_embeddings, training).items()
         }
+
+    def _projected(self, table, training):
+        """{term: (r, n·h)}, the table as keys and as queries."""
+        table = self.table_dropout(
+            tf.cast(table, self.compute_dtype), training=training
+        )
+        denses = {"c2p": self.position_key_dense, "p2c": self.position_query_dense}
+        return {term: denses[term](table) for term in self.position_terms}
 
     @property
     def _scale(self):
@@ -286,93 +402,33 @@ class DisentangledSelfAttention(keras.layers.Layer):
         }
 
 
-def position_terms(
-    query,
-    key,
-    position_key,
-    position_query,
-    positions,
-    form="auto",
-    query_positions=None,
-):
-    """The position terms of the attention scores.
+def chosen_form(form):
+    """The form that "auto" stands for on this process's devices; else itself."""
+    if form != "auto":
+        return form
+    if not tf.config.list_logical_devices("TPU"):
+        return "shift"
+    return "fused" if fused_attention.is_at_hand() else "product"
 
-    Args:
-        query: float32 (n, b, q, h).
-        key: float32 (n, b, k, h).
-        position_key: (n, r, h), for the c2p term; None leaves it out.
-        position_query: (n, r, h), for the p2c term; None leaves it out.
-        positions: `RelativePositions`.
-        form: "gather", "shift" or "auto", see `DisentangledSelfAttention`.
-        query_positions: int (b, q), or None for 0 to q - 1.
 
-    Returns:
-        dict of float32 (n, b, q, k): "c2p" and "p2c", of those that are not left out.
+def block_size(length):
+    """Queries of a block; None where they are not divided."""
+    if length is None or length <= UNDIVIDED:
+        return None
+    return min(LARGEST_BLOCK, -(-length // BLOCKS))
+
+
+def full_mask(attention_mask):
+    """Which query may look at which key, bool (b, q, k), from a mask of either rank.
+
+    Of a mask (b, l), padded queries look nowhere either (SPEC 1.7).
     """
-    # Which columns a query at a position known only at run time reads takes a loop
-    # over the bits of the length, so a dynamic length goes by the gather. It
-    # occurs in serving only.
-    by_gather = form == "gather" or (
-        query_positions is not None and key.shape[-2] is None
-    )
-    terms = _gathered_terms if by_gather else _shifted_terms
-    return terms(query, key, position_key, position_query, positions, query_positions)
-
-
-def _gathered_terms(query, key, position_key, position_query, positions, at):
-    index = _row_index(query, key, positions, at)  # (b or 1, q, k)
-    heads, batch, query_length, key_length = *dimensions(query)[:3], dimensions(key)[2]
-    index = tf.broadcast_to(index, [heads, batch, query_length, key_length])
-    terms = {}
-    if position_key is not None:
-        scores = _times_table(query, position_key)
-        terms["c2p"] = tf.gather(scores, index, batch_dims=3)
-    if position_query is not None:
-        scores = _times_table(key, position_query)
-        by_key = tf.gather(scores, tf.transpose(index, [0, 1, 3, 2]), batch_dims=3)
-        terms["p2c"] = tf.transpose(by_key, [0, 1, 3, 2])
-    return terms
-
-
-def _row_index(query, key, positions, at):
-    key_length = dimensions(key)[2]
-    if at is None:
-        at = tf.range(dimensions(query)[2])[None]
-    distances = at[..., None] - tf.range(key_length)
-    longest = key_length if isinstance(key_length, int) else None
-    return positions.rows_of(distances, longest)
-
-
-def _shifted_terms(query, key, position_key, position_query, positions, at):
-    key_length = dimensions(key)[2]
-    # Queries that stand at chosen positions are read out of the full length.
-    query_length = dimensions(query)[2] if at is None else key_length
-    terms = {}
-    if position_key is not None:
-        rows = positions.diagonal_rows(query_length, key_length)
-        scores = _times_table(query, tf.gather(position_key, rows, axis=1))
-        terms["c2p"] = (
-            relative_shift(scores, key_length)
-            if at is None
-            else window_shift(scores, key_length - 1 - at, key_length)
-        )
-    if position_query is not None:
-        # Keys are the rows here, and their distances run the other way: the same
-        # diagonals, read backwards.
-        rows = positions.reversed_diagonal_rows(query_length, key_length)
-        scores = _times_table(key, tf.gather(position_query, rows, axis=1))
-        by_key = relative_shift(scores, query_length)
-        by_query = tf.transpose(by_key, [0, 1, 3, 2])
-        terms["p2c"] = by_query if at is None else select_rows(by_query, at)
-    return terms
-
-
-def _times_table(content, table):
-    """(n, b, l, h) x (n, r, h) -> (n, b, l, r), one product over all examples."""
-    heads, batch, length, width = dimensions(content)
-    flat = tf.reshape(content, [heads, batch * length, width])
-    scores = tf.matmul(flat, tf.cast(table, flat.dtype), transpose_b=True)
-    return tf.reshape(scores, [heads, batch, length, dimensions(table)[1]])
+    if attention_mask is None:
+        return None
+    mask = tf.cast(attention_mask, "bool")
+    if mask.shape.rank == 3:
+        return mask
+    return tf.logical_and(mask[:, :, None], mask[:, None, :])
 
 
 def masked_softmax(scores, attention_mask=None):
@@ -388,6 +444,22 @@ def masked_softmax(scores, attention_mask=None):
     """
     if attention_mask is None:
         return tf.nn.softmax(scores)
-    mask = tf.cast(attention_mask, "bool")[None]
-    probabilities = tf.nn.softmax(tf.where(mask, scores, scores.dtype.min / 2))
-    return tf.where(mask, probabilities, 0.0)
+    mask = full_mask(attention_mask)
+    return tf.where(mask[None], _softmax(scores, mask), 0.0)
+
+
+def _softmax(scores, mask):
+    """The same, but uniform where a row allows no key."""
+    if mask is None:
+        return tf.nn.softmax(scores)
+    return tf.nn.softmax(tf.where(mask[None], scores, scores.dtype.min / 2))
+
+
+def _without_lost(context, mask):
+    """Contexts (n, b, q, h), zeros of queries that no key is allowed to.
+
+    Here, where there is the least to set to zero, and not in the probabilities.
+    """
+    if mask is None:
+        return context
+    return tf.where(tf.reduce_any(mask, -1)[None, ..., None], context, 0)

@@ -2,8 +2,7 @@
 
 import tensorflow as tf
 
-from deberta_tf.attention import masked_softmax
-from deberta_tf.encoder import attention_mask
+from deberta_tf.attention import full_mask, masked_softmax
 
 
 def attention_terms(backbone, inputs, layers=None):
@@ -34,7 +33,7 @@ def attention_terms(backbone, inputs, layers=None):
                 f"layers must be in [0, {encoder.num_layers}). Received: {layer}"
             )
     states = backbone.hidden_states(inputs)
-    mask = attention_mask(inputs["padding_mask"])
+    mask = full_mask(inputs["padding_mask"])
     table = encoder.relative_table()
     return [
         _terms_of(encoder.blocks[layer].attention, states[layer], table, mask)
@@ -43,8 +42,7 @@ def attention_terms(backbone, inputs, layers=None):
 
 
 def _terms_of(attention, hidden, table, mask):
-    positions = None if table is None else attention.project_positions(table)
-    terms = attention.score_terms(hidden, hidden, positions)
+    terms = attention.score_terms(hidden, hidden, table)
     probabilities = masked_softmax(tf.add_n([*terms.values()]), mask)
     split = {name: tf.where(mask, term, 0.0) for name, term in terms.items()}
     split["probabilities"] = probabilities

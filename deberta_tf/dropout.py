@@ -8,6 +8,8 @@ import tensorflow as tf
 # Between the seeds of two replicas. A prime that does not divide 2^31 - 2: the seeds
 # of any number of replicas differ modulo that.
 REPLICA_STRIDE = 1_000_003
+# Between those of two draws of one layer, of one seed; likewise.
+DRAW_STRIDE = 7_368_787
 
 
 class ReplicaSeedGenerator(keras.random.SeedGenerator):
@@ -18,20 +20,25 @@ class ReplicaSeedGenerator(keras.random.SeedGenerator):
     """
 
     _given = None
+    _draws = 0
 
     def next(self, ordered=True):
         if self._given is not None:
-            return self._given
+            # A layer that draws more than once gets another each time.
+            step = [self._draws * DRAW_STRIDE, 0]
+            self._draws += 1
+            return self._given + tf.cast(step, self._given.dtype)
         return of_replica(super().next(ordered))
 
     @contextlib.contextmanager
     def giving(self, seed):
-        """Within it, `next` returns `seed`, drawn before; the state stays."""
-        before, self._given = self._given, seed
+        """Within it, `next` starts from `seed`, drawn before; the state stays."""
+        before = self._given, self._draws
+        self._given, self._draws = seed, 0
         try:
             yield
         finally:
-            self._given = before
+            self._given, self._draws = before
 
 
 def of_replica(seed):

@@ -5,7 +5,7 @@ import contextlib
 import keras
 import tensorflow as tf
 
-from deberta_tf.attention import DisentangledSelfAttention
+from deberta_tf.attention import DisentangledSelfAttention, full_mask
 from deberta_tf.block_loop import recomputed, scanned
 from deberta_tf.convolution import NgramConvolution
 from deberta_tf.dropout import Dropout
@@ -208,7 +208,7 @@ class DebertaEncoder(keras.layers.Layer):
         self.built = True
 
     def call(self, x, padding_mask, states=False, skip_last_block=False, training=None):
-        mask = attention_mask(padding_mask)
+        mask = tf.cast(padding_mask, "bool")
         tables = self._position_tables()
         hidden = [x]
         blocks = self.blocks[:-1] if skip_last_block else self.blocks
@@ -253,9 +253,10 @@ class DebertaEncoder(keras.layers.Layer):
         Returns:
             (b, q, hidden).
         """
-        mask = attention_mask(padding_mask)
+        mask = tf.cast(padding_mask, "bool")
         if query_positions is not None:
-            mask = select_rows(tf.cast(mask, "float32"), query_positions) > 0
+            mask = tf.cast(full_mask(mask), "float32")
+            mask = select_rows(mask, query_positions) > 0
         return self.blocks[-1](
             query,
             memory=memory,
@@ -337,14 +338,3 @@ class DebertaEncoder(keras.layers.Layer):
                 convolution["activation"] if convolution else "gelu"
             ),
         }
-
-
-def attention_mask(padding_mask):
-    """Which query may look at which key, bool (b, l, l), from a mask of either rank.
-
-    Of a mask (b, l), padded queries look nowhere either (SPEC 1.7).
-    """
-    mask = tf.cast(padding_mask, "bool")
-    if mask.shape.rank == 3:
-        return mask
-    return tf.logical_and(mask[:, :, None], mask[:, None, :])

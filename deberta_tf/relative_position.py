@@ -52,11 +52,14 @@ class RelativePositions:
         clamp_distances: bool. Whether distances beyond `max_distance - 1` share
             its bucket, as in the official code. False: they reach row 0, which
             no published model has trained, as in Hugging Face.
+        longest: int. Longest distance that is asked for, see `within`; farther ones,
+            which only fill something up, are taken for it. None: there is no such.
     """
 
     bucket_size: int
     max_distance: int
     clamp_distances: bool = True
+    longest: int | None = None
 
     def __post_init__(self):
         if self.max_distance < 1 or self.bucket_size < 0:
@@ -86,8 +89,14 @@ class RelativePositions:
             distances: int array of any shape, in tokens.
 
         Returns:
-            int32 array shaped as `distances`, in [0, num_rows).
+            int32 array shaped as `distances`, in [0, num_rows); of those of `within`.
         """
+        if self.longest is None:
+            return self._rows_of_all(distances)
+        distances = np.clip(distances, -self.longest, self.longest)
+        return self._rows_of_all(distances) - self._rows_of_all(-self.longest)
+
+    def _rows_of_all(self, distances):
         distances = np.asarray(distances)
         if self.bucket_size:
             if self.clamp_distances:
@@ -119,30 +128,33 @@ class RelativePositions:
         rows = tf.constant(self.rows(np.arange(-reach, reach + 1)))
         return tf.gather(rows, tf.clip_by_value(distances, -reach, reach) + reach)
 
-    def diagonal_rows(self, query_length, key_length):
-        """Table rows of the diagonals of a (query, key) score matrix.
-
-        Column `w` of the result stands for distance `query_length - 1 - w`, the
-        order in which `relative_shift` reads rows of queries.
+    def along(self, first, step, count):
+        """Table rows of distances that go on by one step.
 
         Args:
-            query_length: int, or scalar int tensor where it is dynamic.
-            key_length: likewise.
+            first: int, or scalar int tensor where a length is dynamic. First distance.
+            step: 1 or -1.
+            count: likewise.
 
         Returns:
-            int32 array or tensor, (query_length + key_length,). The last entry
-            fills up a matrix that the shift can reshape.
+            int32 array or tensor, (count,).
         """
-        return self._rows_along(query_length - 1, -1, query_length + key_length)
-
-    def reversed_diagonal_rows(self, query_length, key_length):
-        """The same for rows of keys: column `w` is distance w - (key_length - 1)."""
-        return self._rows_along(1 - key_length, 1, query_length + key_length)
-
-    def _rows_along(self, first, step, count):
         if isinstance(first, int) and isinstance(count, int):
             return self.rows(first + step * np.arange(count))
         return self.rows_of(first + step * tf.range(count))
+
+    def within(self, longest):
+        """What distances up to `longest`, either way, need of the table.
+
+        Args:
+            longest: int, in tokens.
+
+        Returns:
+            (first, count, positions): the rows `first` to `first + count - 1` of the
+            table, and the `RelativePositions` that pick among these.
+        """
+        first, last = (int(row) for row in self.rows([-longest, longest]))
+        return first, last - first + 1, dataclasses.replace(self, longest=longest)
 
 
 def relative_shift(scores, key_length):

@@ -42,6 +42,9 @@ LEVELS = [
         "windows",
     },
     {"relative_position", "checkpoints", "distribution", "serving"},
+    # Needs jax, which `fused_attention` asks for where the kernel is.
+    {"fused_kernel"},
+    {"position_terms", "fused_attention"},
     {"attention", "block_loop"},
     {"embeddings", "convolution", "encoder", "backbone"},
     {"attention_terms"},
@@ -67,6 +70,8 @@ NOT_OURS = {"torch", "jax", "transformers", "onnxruntime", "flax", "huggingface_
 
 # Left out where it is not installed.
 COMPARED_WITH = {
+    "deberta_tf.fused_kernel": {"jax"},
+    "tools.encoders": {"torch", "transformers"},
     "tools.benchmark": {"transformers"},
     "tools.benchmark_serving": {"onnxruntime"},
     # Run in a process of its own by the benchmark, and only where they are installed.

@@ -1,11 +1,10 @@
-import itertools
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from deberta_tf.attention import DisentangledSelfAttention, position_terms
+from deberta_tf.attention import DisentangledSelfAttention
+from deberta_tf.position_terms import position_terms
 from deberta_tf.relative_position import RelativePositions
 from tests import reference
 from tests.layer_checks import run_layer_checks
@@ -13,7 +12,7 @@ from tests.layer_checks import run_layer_checks
 HIDDEN, HEADS, WIDTH = 12, 3, 5
 # Float32 against float64 at scores of a few units: some roundings of 6e-8 each.
 TOLERANCE = 1e-5
-FORMS = ("gather", "shift")
+FORMS = ("gather", "shift", "product")
 
 
 def make_layer(positions, **kwargs):
@@ -165,8 +164,12 @@ def test_forms_agree_in_value_and_gradient(terms, chosen):
             loss = tf.reduce_sum(output * factors.astype("float32"))
         variables = [w.value for w in layer.weights] + [table]
         results.append([output, *tape.gradient(loss, variables)])
-    for name, one, other in zip(itertools.count(), *results, strict=False):
-        np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5, err_msg=str(name))
+    first, *others = results
+    for other in others:
+        for number, (one, two) in enumerate(zip(first, other, strict=True)):
+            np.testing.assert_allclose(
+                one, two, atol=1e-5, rtol=1e-5, err_msg=str(number)
+            )
 
 
 def test_the_worked_example_of_integers():

@@ -9,7 +9,7 @@ import pytest
 from deberta_tf.files import UsageError
 from deberta_tf.tasks import DebertaTextClassifier
 from tests.small_models import make_backbone, randomize
-from tools import benchmark, benchmark_serving, benchmark_sift
+from tools import benchmark, benchmark_serving, benchmark_sift, timing
 
 
 def test_the_masking_benchmark_measures_each_library():
@@ -51,7 +51,7 @@ def test_the_step_of_sift_is_measured_beside_a_plain_one(monkeypatch, capsys):
     arguments = argparse.Namespace(
         precision="float32", batch_size=2, sequence_length=8, jit_compile=False
     )
-    assert benchmark_sift.peak() > 50 * 2**20
+    assert timing.peak_memory() > 50 * 2**20
     assert benchmark_sift.peak_of("SiFT", arguments) >= 0
 
 
@@ -65,7 +65,7 @@ def tiny_serving(monkeypatch):
         return task
 
     monkeypatch.setattr(benchmark_serving, "make_task", make_task)
-    monkeypatch.setattr(benchmark_serving, "SECONDS_A_TURN", 0.0)
+    monkeypatch.setattr(timing, "SECONDS_A_TURN", 0.0)
     small = ["--sizes=deberta_v3_small", "--rounds=1", "--batch_size=2"]
     return ["serving", *small, "--lengths", "4", "9"]
 

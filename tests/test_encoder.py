@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deberta_tf.attention import full_mask
 from deberta_tf.convolution import NgramConvolution
 from deberta_tf.embeddings import DebertaEmbeddings, token_mask
 from deberta_tf.encoder import (
     DebertaEncoder,
     DebertaEncoderBlock,
-    attention_mask,
 )
 from deberta_tf.relative_position import RelativePositions
 from tests.layer_checks import run_layer_checks
@@ -33,7 +33,7 @@ def test_a_block_keeps_the_contract():
         {
             "query": STATES,
             "relative_embeddings": RNG.normal(size=(8, 8)).astype("float32"),
-            "attention_mask": attention_mask(MASK).numpy(),
+            "attention_mask": full_mask(MASK).numpy(),
         },
         expected_output_shape=(2, 5, 8),
         expected_num_weights=16,
@@ -125,7 +125,7 @@ def test_blocks_draw_their_own_dropout_on_the_table():
 
 
 def test_masks_of_both_ranks_say_which_positions_hold_tokens():
-    pairs = attention_mask(MASK)
+    pairs = full_mask(MASK)
     np.testing.assert_array_equal(token_mask(pairs), MASK > 0)
     np.testing.assert_array_equal(token_mask(MASK), MASK > 0)
     np.testing.assert_array_equal(pairs[1], np.outer(MASK[1], MASK[1]) > 0)

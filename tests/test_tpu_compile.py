@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from deberta_tf.files import UsageError
-from tools import tpu_compile
+from tools import hlo_text, tpu_compile, tpu_report, tpu_step
 
 TPU_PYTHON = pathlib.Path(__file__).parents[1] / ".venv-tpu" / "bin" / "python"
 SMALL = ["--preset=deberta_v3_xsmall", "--num_layers=1", f"--tpu_python={TPU_PYTHON}"]
@@ -21,8 +21,14 @@ def options_of(**settings):
     return types.SimpleNamespace(**settings)
 
 
+def operation(kind, name, elements, cycles=None, times=1):
+    return hlo_text.Operation(
+        kind, "x.1", name, elements, 2 * elements, cycles, times, fused=False
+    )
+
+
 def test_variables_are_made_without_their_numbers():
-    with tf.variable_creator_scope(tpu_compile.without_memory):
+    with tf.variable_creator_scope(tpu_step.without_memory):
         made = tf.Variable(lambda: tf.ones([2, 3000]))
         small = tf.Variable(tf.ones([3]))
     assert (made.shape, made.dtype) == ((2, 3000), tf.float32)
@@ -32,7 +38,7 @@ def test_variables_are_made_without_their_numbers():
 @pytest.mark.parametrize(
     ("objective", "sift"),
     [
-        *((name, False) for name in tpu_compile.OBJECTIVES if name != "replaced_token"),
+        *((name, False) for name in tpu_step.OBJECTIVES if name != "replaced_token"),
         ("classification", True),
         pytest.param("replaced_token", False, marks=pytest.mark.slow),
     ],
@@ -51,8 +57,8 @@ def test_the_step_of_each_objective_becomes_a_module(objective, sift):
         scan_layers=False,
         sift=sift,
     )
-    task = tpu_compile.make_task(options)
-    module = tpu_compile.serialized_step(task, options)
+    task = tpu_step.make_task(options)
+    module = tpu_step.serialized_step(task, options)
     # Where TensorFlow made its operations is in it.
     assert re.search(rb"coder(_\d+)?/block_0", module)
     assert b"gradient_tape/" in module
@@ -66,7 +72,7 @@ def test_the_step_of_each_objective_becomes_a_module(objective, sift):
 @pytest.mark.parametrize(("length", "places"), [(128, 20), (512, 80), (16, 10)])
 def test_a_batch_has_the_places_of_the_preprocessor(length, places):
     options = options_of(objective="masked_lm", sequence_length=length)
-    inputs, labels, weights = tpu_compile.make_batch(options)
+    inputs, labels, weights = tpu_step.make_batch(options)
     assert inputs["mask_positions"].shape == labels.shape == (8, places)
     assert weights.shape == (8, places)
 
@@ -76,14 +82,18 @@ def test_operations_over_scores_are_found_and_origins_counted(capsys):
     again = "deberta_3/encoder_2/block_11_1_1/attention_1/GatherV2"
     scores = "gradient_tape/deberta/encoder/block_3/attention/UnsortedSegmentSum"
     operations = [
-        {"kind": "gather", "operation": rows, "elements": 97_920},
-        {"kind": "gather", "operation": again, "elements": 97_920},
-        {"kind": "scatter", "operation": scores, "elements": 786_432},
-        {"kind": "gather", "operation": "deberta/embeddings/x", "elements": 10**8},
+        operation("gather", rows, 97_920),
+        operation("gather", again, 97_920),
+        operation("scatter", scores, 786_432),
+        operation("gather", "deberta/embeddings/x", 10**8),
+        operation("copy", f"{scores}/transpose", 786_432, times=6),
+        operation("fusion", rows, 10, cycles=7_000),
     ]
-    backbone = types.SimpleNamespace(num_heads=6)
+    backbone = types.SimpleNamespace(num_heads=6, num_layers=12)
     task = types.SimpleNamespace(backbone=backbone, count_params=lambda: 7)
-    options = options_of(objective="masked_lm", preset="some", chip="v5e")
+    options = options_of(
+        objective="masked_lm", preset="some", chip="v5e", chip_memory=16 * 2**30
+    )
     report = {
         "seconds": 1.0,
         "flops": 2e9,
@@ -93,14 +103,18 @@ def test_operations_over_scores_are_found_and_origins_counted(capsys):
         "code": 2**29,
         "operations": operations,
     }
-    assert tpu_compile.tell(options, task, report) == 1
+    assert tpu_report.tell(options, task, report) == 1
     told = capsys.readouterr().out
     assert "memory 2,048 MiB (12% of the chip)" in told
     assert "   2 x gather of deberta/encoder/block_*/attention/GatherV2" in told
     assert told.count("over scores:") == 1
     assert f"over scores: scatter of {scores}, 786,432" in told
+    assert "7k cycles estimated" in told
+    assert "7,000 cycles: fusion of deberta/encoder/block_*/attention" in told
+    assert f"no estimate: 6 x copy of {tpu_report.origin(operations[4])}" in told
+    assert "copies of scores: 0.5 a layer" in told
     del operations[2]
-    assert tpu_compile.tell(options, task, report) == 0
+    assert tpu_report.tell(options, task, report) == 0
 
 
 def test_a_batch_whose_tables_could_be_scores_is_refused():
@@ -108,10 +122,10 @@ def test_a_batch_whose_tables_could_be_scores_is_refused():
     # 20 places against twice 64; 128 queries.
     for objective, smallest in (("masked_lm", 7), ("classification", 2)):
         options = options_of(objective=objective, batch_size=smallest)
-        tpu_compile.check_size(backbone, options)
+        tpu_report.check_size(backbone, options)
         options.batch_size -= 1
         with pytest.raises(UsageError, match="x 128 is too small to tell scores from"):
-            tpu_compile.check_size(backbone, options)
+            tpu_report.check_size(backbone, options)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +183,7 @@ def test_gradient_checkpointing_is_not_undone():
     for flags in ([], ["--gradient_checkpointing"]):
         flags = [*flags, "--objective=classification", "--num_layers=3"]
         options = tpu_compile.parse([*SMALL, *flags, "--batch_size=64"])
-        task = tpu_compile.make_task(options)
+        task = tpu_step.make_task(options)
         reports.append(tpu_compile.compile_step(task, options))
     plain, kept = reports
     # A forward pass is a third of a step.

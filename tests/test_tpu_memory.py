@@ -6,7 +6,7 @@ import types
 import pytest
 
 from deberta_tf.files import UsageError
-from tools import tpu_compile, tpu_memory
+from tools import tpu_compile, tpu_memory, tpu_step
 from tools.tpu_memory import Cell
 
 CELL = Cell("deberta_v3_base", "v5e", 128, False)
@@ -171,7 +171,7 @@ def test_a_compilation_becomes_a_record(monkeypatch):
         return {"arguments": 5, "temporaries": 6, "code": 7, "flops": 8}
 
     task = types.SimpleNamespace(count_params=lambda: 11)
-    monkeypatch.setattr(tpu_compile, "make_task", lambda options: task)
+    monkeypatch.setattr(tpu_step, "make_task", lambda options: task)
     monkeypatch.setattr(tpu_compile, "compile_step", compile_step)
     cell = Cell("deberta_v2_xxlarge", "v5e", 512, True)
     # Any file that exists will do for an interpreter.

@@ -9,7 +9,6 @@ is not installed is left out, and said so.
 import os
 import statistics
 import tempfile
-import time
 
 # In the environment of the reference tests. Loaded after TensorFlow, PyTorch crashes.
 try:
@@ -24,7 +23,7 @@ import tensorflow as tf
 from deberta_tf import files
 from deberta_tf.masking import NgramMasker
 from deberta_tf.rows import PretrainingRows, write_rows
-from tools import benchmark_serving, benchmark_sift
+from tools import benchmark_encoder, benchmark_serving, benchmark_sift, timing
 
 VOCABULARY = 32_000
 SPECIAL = {"pad": 0, "cls": 1, "sep": 2, "unk": 3, "mask": VOCABULARY - 1}
@@ -70,13 +69,19 @@ def main(argv=None):
     sift.add_argument("--jit_compile", action="store_true", help="under XLA")
     sift.add_argument("--precision", default="float32", help="Keras dtype policy")
     sift.set_defaults(run=benchmark_sift_step)
+    encoder = commands.add_parser(
+        "encoder", help="the encoder beside KerasHub's and Hugging Face's"
+    )
+    benchmark_encoder.add_arguments(encoder)
+    encoder.set_defaults(run=benchmark_encoder.run)
     serving = commands.add_parser(
         "serving", help="an exported classifier beside onnxruntime: latency, throughput"
     )
     benchmark_serving.add_arguments(serving)
     serving.set_defaults(run=benchmark_serving.run)
     arguments = parser.parse_args(argv)
-    for name in ("batch_size", "num_batches", "rounds", "sequence_length"):
+    names = ("batch_size", "num_batches", "num_layers", "rounds", "sequence_length")
+    for name in names:
         if getattr(arguments, name, 1) < 1:
             raise files.UsageError(f"{name} must be at least 1")
     arguments.run(arguments)
@@ -85,28 +90,16 @@ def main(argv=None):
 def benchmark_sift_step(arguments):
     """Prints time and memory of a step, and how many times those of the plain one."""
     memory = benchmark_sift.memory(arguments)
-    durations = in_turn(benchmark_sift.steps(arguments), arguments.rounds)
+    durations = timing.in_turns(
+        benchmark_sift.steps(arguments), arguments.rounds, seconds_a_turn=0
+    )
     for name, seconds in durations.items():
-        ratios = [
-            one / two for one, two in zip(seconds, durations["plain"], strict=True)
-        ]
         print(
             f"{name:28} {statistics.median(seconds):7.3f} s a step, "
-            f"{statistics.median(ratios):.2f} times; {memory[name] / 2**20:,.0f} MiB, "
+            f"{timing.ratio(durations, name, 'plain'):.2f} times; "
+            f"{memory[name] / 2**20:,.0f} MiB, "
             f"{memory[name] / memory['plain']:.2f} times"
         )
-
-
-def in_turn(contenders, rounds):
-    """{name: seconds of each round}; a round before them warms up."""
-    durations = {name: [] for name in contenders}
-    for number in range(rounds + 1):
-        for name, run in contenders.items():
-            began = time.perf_counter()
-            run()
-            if number:
-                durations[name].append(time.perf_counter() - began)
-    return durations
 
 
 def benchmark_masking(arguments):
@@ -143,7 +136,7 @@ def make_rows(folder, arguments):
 def report(contenders, arguments):
     """Runs the contenders in turn, and prints medians and ratios to the first."""
     tokens = arguments.batch_size * arguments.num_batches * arguments.sequence_length
-    durations = in_turn(contenders, arguments.rounds)
+    durations = timing.in_turns(contenders, arguments.rounds, seconds_a_turn=0)
     speeds = {name: tokens / statistics.median(d) for name, d in durations.items()}
     first = next(iter(speeds.values()))
     for name, speed in speeds.items():

@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +18,7 @@ from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.published import PUBLISHED_SIZES
 from deberta_tf.serving import write_saved_model
 from deberta_tf.tasks import DebertaTextClassifier
+from tools import timing
 
 # In the environment of the reference tests.
 try:
@@ -29,8 +29,6 @@ except ImportError:
 THREADS = 2
 # Logits of the same weights in float32 are this close, or nothing is timed.
 TOLERANCE = 1e-4
-# Each contender runs this long a turn, once at least.
-SECONDS_A_TURN = 0.25
 FOREIGN = "onnxruntime, Hugging Face"
 NEEDED = ("onnxruntime", "onnx", "torch", "transformers")
 
@@ -150,7 +148,7 @@ def foreign(task, folder):
 
 def print_table(size, contenders, arguments):
     """Prints a table in Markdown, row after row."""
-    batch_size = arguments.batch_size
+    batch_size, last = arguments.batch_size, list(contenders)[-1]
     print(f"\n{size}, {THREADS} threads, {arguments.rounds} rounds\n")
     print(
         "| tokens | contender | p50 of one example (ms) | times | "
@@ -160,14 +158,16 @@ def print_table(size, contenders, arguments):
     for length in arguments.lengths:
         ids = make_ids(batch_size, length)
         gaps = differences(contenders, ids)
-        single = in_turns(contenders, ids[:1], arguments.rounds)
-        batches = in_turns(contenders, ids, arguments.rounds)
+        single, batches = (
+            in_turns(contenders, some, arguments.rounds) for some in (ids[:1], ids)
+        )
         for name in contenders:
             latency = 1e3 * statistics.median(single[name])
             speed = batch_size / statistics.median(batches[name])
             print(
-                f"| {length} | {name} | {latency:.1f} | {speedup(single, name):.2f} | "
-                f"{speed:.1f} | {speedup(batches, name):.2f} | {gaps[name]:.0e} |",
+                f"| {length} | {name} | {latency:.1f} | "
+                f"{timing.ratio(single, last, name):.2f} | {speed:.1f} | "
+                f"{timing.ratio(batches, last, name):.2f} | {gaps[name]:.0e} |",
                 flush=True,
             )
 
@@ -196,30 +196,6 @@ def differences(contenders, ids):
 
 
 def in_turns(contenders, ids, rounds):
-    """{name: seconds a call, the median of each round}; a round before warms up."""
+    """Seconds a call of each contender on the same ids, as `timing.in_turns`."""
     calls = {name: bind(ids) for name, bind in contenders.items()}
-    medians = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            # Those before it left caches and threads of theirs.
-            call()
-            found = timed(call)
-            if number:
-                medians[name].append(found)
-    return medians
-
-
-def timed(call):
-    """The median of the seconds that calls took, in a turn."""
-    seconds = []
-    while not seconds or sum(seconds) < SECONDS_A_TURN:
-        began = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
-
-
-def speedup(seconds, name):
-    """How many times as fast as the last contender, the median of the rounds."""
-    last = list(seconds.values())[-1]
-    return statistics.median(b / a for a, b in zip(seconds[name], last, strict=True))
+    return timing.in_turns(calls, rounds)

@@ -1,9 +1,5 @@
 """What scale-invariant fine-tuning costs beside a plain step: time and memory."""
 
-import concurrent.futures
-import multiprocessing
-import re
-
 import numpy as np
 import tensorflow as tf
 
@@ -11,6 +7,7 @@ from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.optimization import WarmupLinear, adamw
 from deberta_tf.sift import ScaleInvariantFineTuning
 from deberta_tf.tasks import DebertaTextClassifier
+from tools import timing
 
 VOCABULARY = 8_000
 # Geometry of every contender.
@@ -57,27 +54,15 @@ def make_batch(arguments):
 
 def memory(arguments):
     """{name: bytes that two steps took at most}, each in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    found = {}
-    for name in CONTENDERS:
-        with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
-            found[name] = pool.submit(peak_of, name, arguments).result()
-    return found
+    return {
+        name: timing.in_own_process(peak_of, name, arguments) for name in CONTENDERS
+    }
 
 
 def peak_of(name, arguments):
     """Bytes that this process grew by at most in two steps of a contender."""
     step = step_of(name, arguments)
-    before = peak()
+    before = timing.peak_memory()
     step()
     step()
-    return peak() - before
-
-
-def peak():
-    """Bytes that this process ever had in memory at once.
-
-    Not `ru_maxrss`, which a process has from the one that started it.
-    """
-    with open("/proc/self/status", encoding="ascii") as file:
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1])
+    return timing.peak_memory() - before

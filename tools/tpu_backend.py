@@ -1,13 +1,14 @@
-"""Compiles an HLO module for a TPU that is not there, by libtpu; prints JSON.
+"""Compiles an HLO module for a TPU that is not there, by libtpu.
 
     JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python tools/tpu_backend.py step.pb v5e:1x1
 
-`tools.tpu_compile` calls it, in an environment of its own (requirements-tpu-check.txt)
-without TensorFlow and this project. One process at a time: libtpu holds a lock.
+Prints memory, flops and bytes as JSON, and writes the optimised module's text beside
+the file. `tools.tpu_compile` calls it, in an environment of its own
+(requirements-tpu-check.txt) without TensorFlow and this project. One process at a
+time: libtpu holds a lock.
 """
 
 import json
-import math
 import re
 import sys
 import time
@@ -19,16 +20,9 @@ from jax._src.interpreters import mlir
 from jaxlib import xla_client
 from jaxlib.mlir import ir
 
-# What TPUs are slow at; "operation" is where TensorFlow made it.
-COUNTED = ("gather", "scatter", "sort")
-_INSTRUCTION = re.compile(
-    r"^\s*(?:ROOT )?%(?P<name>\S+) = (?P<shape>\(.*?\)|\S+) (?P<kind>[a-z][a-z\-]*)\("
-    r"(?P<operands>[^)]*)\)"
-)
 _COPY = re.compile(
     r'"?mhlo\.copy"?[\s(]*(%[\w#]+)\)? : (?:\(tensor<[^>]*>\) -> )?(tensor<[^>]*>)'
 )
-_DIMENSIONS = re.compile(r"[a-z]+\d*\[([\d,]*)\]")
 
 
 def main(path, *topology):
@@ -36,6 +30,8 @@ def main(path, *topology):
     with open(path, "rb") as file:
         compiled = compile_module(file.read(), *topology)
     report = {"seconds": time.perf_counter() - began, **describe(compiled)}
+    with open(f"{path}.txt", "w", encoding="utf-8") as file:
+        file.write(compiled.hlo_modules()[0].to_string())
     print(json.dumps(report))
 
 
@@ -71,7 +67,7 @@ def compile_module(serialized, topology, chip_config=None):
 
 
 def describe(compiled):
-    """Memory in bytes, flops, bytes moved, and the operations of `COUNTED`."""
+    """Memory in bytes, flops and bytes moved."""
     memory = compiled.get_compiled_memory_stats()
     costs = compiled.cost_analysis()
     costs = costs[0] if isinstance(costs, list) else costs
@@ -82,43 +78,7 @@ def describe(compiled):
         "code": memory.generated_code_size_in_bytes,
         "flops": costs.get("flops"),
         "bytes": costs.get("bytes accessed"),
-        "operations": operations(compiled.hlo_modules()[0].to_string()),
     }
-
-
-def operations(text):
-    """[{"kind", "operation", "elements"}] of an optimised module's text.
-
-    `operation` is TensorFlow's name, with its layer; `elements` those that it moves: of
-    the array that a gather or sort gives, or that a scatter takes in.
-    """
-    sizes, found = {}, []
-    for line in text.splitlines():
-        instruction = _INSTRUCTION.match(line)
-        if instruction is None:
-            continue
-        size = _elements(instruction["shape"])
-        sizes[instruction["name"]] = size
-        if instruction["kind"] in COUNTED:
-            updates = re.findall(r"%([^\s,]+)", instruction["operands"])[-1]
-            name = re.search(r'op_name="([^"]*)"', line)
-            found.append(
-                {
-                    "kind": instruction["kind"],
-                    "operation": name[1] if name else "",
-                    "elements": sizes.get(updates, size)
-                    if instruction["kind"] == "scatter"
-                    else size,
-                }
-            )
-    return found
-
-
-def _elements(shape):
-    found = _DIMENSIONS.findall(shape)
-    return max(
-        (math.prod(map(int, filter(None, d.split(",")))) for d in found), default=0
-    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import time
 from deberta_tf import files
 from deberta_tf.masking import num_mask_positions
 from deberta_tf.published import PUBLISHED_SIZES
-from tools import tpu_compile
+from tools import tpu_compile, tpu_step
 from tools.documents import markdown_table, put_table
 
 PRESETS = (
@@ -170,7 +170,7 @@ def compile_batch(cell, batch_size, tpu_python):
         if getattr(cell, name):
             flags.append(f"--{name}")
     compilation = tpu_compile.parse(flags)
-    task = tpu_compile.make_task(compilation)
+    task = tpu_step.make_task(compilation)
     try:
         report = tpu_compile.compile_step(task, compilation)
         facts = {name: report[name] for name in ("arguments", "temporaries", "code")}
