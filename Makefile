@@ -53,10 +53,10 @@ clean:
 	rm -rf $(VENV) $(REFERENCE) $(TPU) build .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-$(INSTALLED): requirements.txt requirements-beam.txt requirements-serving.txt requirements-dev.txt constraints.txt
+$(INSTALLED): requirements.txt requirements-beam.txt requirements-serving.txt requirements-fused.txt requirements-dev.txt constraints.txt
 	$(call make_venv,$(VENV),requirements-dev.txt)
 
-$(REFERENCE)/.installed: requirements.txt requirements-beam.txt requirements-serving.txt requirements-dev.txt requirements-reference.txt constraints.txt
+$(REFERENCE)/.installed: requirements.txt requirements-beam.txt requirements-serving.txt requirements-fused.txt requirements-dev.txt requirements-reference.txt constraints.txt
 	$(call make_venv,$(REFERENCE),requirements-reference.txt)
 
 $(TPU)/.installed: requirements-tpu-check.txt constraints.txt

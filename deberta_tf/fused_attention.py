@@ -15,6 +15,8 @@ import tensorflow as tf
 # Chips whose vector unit rotates each row by another amount; a v4 does not.
 CHIPS = ("v5litepod", "v5e", "v6e")
 _HEAD_DIMS = (32, 64, 128)
+# Run the kernel as plain operations: for tests, on a CPU.
+INTERPRET = False
 
 
 def is_installed():
@@ -71,7 +73,6 @@ def fused_attention(
     scale,
     dropout=0.0,
     seed=None,
-    interpret=False,
 ):
     """Contexts of disentangled attention, in one kernel.
 
@@ -85,7 +86,6 @@ def fused_attention(
         scale: float, of the sum of the terms.
         dropout: float. Rate on the probabilities.
         seed: int (2,), of the dropout; None without.
-        interpret: bool. Run the kernel as plain operations, for tests on a CPU.
 
     Returns:
         (b, l, n·h), zeros where the padding mask is.
@@ -112,11 +112,12 @@ def fused_attention(
         scale=scale,
         dropout=dropout if seed is not None else 0.0,
         position_terms=tuple(sorted(tables)),
-        interpret=interpret,
+        interpret=INTERPRET,
     )
     if seed is None:
         seed = tf.zeros([2], "int32")
-    seed = tf.reshape(tf.bitcast(seed, "int32"), [1, 2])
+    # Keras has wider ones; their low bits are what differs.
+    seed = tf.reshape(tf.cast(seed, "int32"), [1, 2])
     output = _differentiable(settings)(
         *operands, _padded(keep[..., None], padding)[..., 0][:, None], seed, rows
     )
@@ -136,7 +137,7 @@ def _kernel():
             "the fused attention needs jax: pip install -r requirements-fused.txt"
         )
     # TensorFlow has the accelerator: jax only writes the kernel down.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    importlib.import_module("jax").config.update("jax_platforms", "cpu")
     return importlib.import_module("deberta_tf.fused_kernel")
 
 

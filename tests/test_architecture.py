@@ -71,6 +71,7 @@ NOT_OURS = {"torch", "jax", "transformers", "onnxruntime", "flax", "huggingface_
 # Left out where it is not installed.
 COMPARED_WITH = {
     "deberta_tf.fused_kernel": {"jax"},
+    "tools.tpu_kernel": {"jax"},
     "tools.encoders": {"torch", "transformers"},
     "tools.benchmark": {"transformers"},
     "tools.benchmark_serving": {"onnxruntime"},

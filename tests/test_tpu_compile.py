@@ -1,8 +1,10 @@
 """tools/tpu_compile.py: the training step as a TPU's compiler sees it."""
 
+import json
 import os
 import pathlib
 import re
+import subprocess
 import types
 
 import numpy as np
@@ -163,11 +165,45 @@ def failure_of(program):
 
 
 @pytest.mark.tpu
-def test_the_shift_moves_no_scores(capsys):
-    assert tpu_compile.main(SMALL) == 0
+@pytest.mark.parametrize(
+    ("form", "most_copies"),
+    # Of what a layer copies or transposes of the size of its scores.
+    [("shift", 18), ("product", 12), ("fused", 0)],
+)
+def test_the_forms_for_tpus_move_no_scores(form, most_copies, capsys):
+    flags = [f"--attention_form={form}", "--versus=bert"]
+    assert tpu_compile.main([*SMALL, *flags]) == 0
     told = capsys.readouterr().out
     assert "embeddings/token_embedding/GatherV2" in told
     assert "over scores" not in told
+    copies = float(re.search(r"copies of scores: ([\d.]+) a layer", told)[1])
+    assert copies <= most_copies
+    assert float(re.search(r"times those of BERT: cycles ([\d.]+)", told)[1]) > 0.9
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize("chip", ["v5e", "v6e"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--length=128", "--dropout=0.1"],
+        ["--length=512"],
+        ["--length=384", "--terms", "c2p"],
+        ["--length=256", "--terms", "p2c", "--head_dim=32"],
+        ["--length=2048", "--batch_size=2", "--dropout=0.1"],
+        ["--length=1152", "--batch_size=1", "--num_heads=6", "--head_dim=128"],
+    ],
+)
+def test_the_fused_kernel_compiles(chip, flags):
+    command = [TPU_PYTHON, "tools/tpu_kernel.py", f"--chip={chip}", *flags]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["pass"] for one in reports] == ["forward", "backward"]
+    # The scores stay within the chip's fast memory.
+    assert all(one["temporaries"] < 2**20 for one in reports)
+    assert 100 < reports[0]["bundles"] < reports[1]["bundles"]
 
 
 @pytest.mark.tpu
