@@ -63,7 +63,7 @@ class DebertaBackbone(writer.HuggingFaceSaving, keras_hub.models.Backbone):
         scan_layers: bool. The blocks are one loop, over weights that are stacked for
             it: a program that does not grow with their number, which XLA compiles
             faster and runs slower. Weights and checkpoints are the same.
-        attention_form: str. "auto", "shift" or "gather", see
+        attention_form: str. "auto", "gather", "shift", "product" or "fused", see
             `DisentangledSelfAttention`.
         dtype: Keras dtype policy. Scores, softmax and layer norms are float32
             under all of them.

@@ -9,7 +9,7 @@ import pytest
 from deberta_tf.files import UsageError
 from deberta_tf.tasks import DebertaTextClassifier
 from tests.small_models import make_backbone, randomize
-from tools import benchmark, benchmark_serving, benchmark_sift, timing
+from tools import benchmark, benchmark_serving, benchmark_sift, encoders, timing
 
 
 def test_the_masking_benchmark_measures_each_library():
@@ -114,9 +114,67 @@ def test_logits_that_differ_are_not_timed():
         benchmark_serving.differences(contenders, np.zeros((2, 9), int))
 
 
+def test_a_ratio_is_the_median_of_rounds():
+    seconds = {"one": [1.0, 9.0, 4.0], "two": [2.0, 3.0, 2.0]}
+    assert timing.ratio(seconds, "one", "two") == 2.0
+    assert timing.ratio(seconds, "two", "one") == 0.5
+
+
+def test_contenders_run_in_turn_and_the_first_round_warms_up():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    seconds = timing.in_turns(calls, 2, seconds_a_turn=0)
+    assert {name: len(found) for name, found in seconds.items()} == {"a": 2, "b": 2}
+    assert order == [*"aabb"] * 3
+
+
+@pytest.mark.slow
+def test_the_encoder_is_timed_beside_others(monkeypatch, capsys, tmp_path):
+    geometry = {"HEADS": 2, "WIDTH": 16, "INTERMEDIATE": 32, "VOCABULARY": 50}
+    for name, value in geometry.items():
+        monkeypatch.setattr(encoders, name, value)
+    monkeypatch.setattr(timing, "SECONDS_A_TURN", 0.0)
+    document = tmp_path / "document.md"
+    document.write_text("<!-- encoder -->\n<!-- end of encoder -->\n")
+    small = ["--lengths", "9", "--num_layers=1", "--rounds=1"]
+    benchmark.main(["encoder", *small, f"--document={document}"])
+    rows = rows_of(document.read_text())
+    names = [row[4] for row in rows if row[2:4] == ["graph", "train"]]
+    assert names == list(encoders.TENSORFLOW_NAMES)
+    assert {row[3] for row in rows} == {"forward", "train"}
+    assert all(float(row[6]) > 0 for row in rows if row[4] != encoders.OURS)
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_forward_pass_is_drawn(tmp_path, capsys):
+    plot = tmp_path / "memory.png"
+    small = ["--lengths", "64", "128", "--num_layers=1", f"--plot={plot}"]
+    benchmark.main(["encoder", "--memory", *small])
+    rows = rows_of(capsys.readouterr().out)
+    assert [row[0] for row in rows] == [
+        encoders.OURS,
+        encoders.GATHER,
+        encoders.KERAS_HUB,
+        encoders.BERT,
+    ]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_what_a_program_takes_to_begin_is_told(capsys):
+    benchmark.main(["startup", "--layers", "1", "--rounds=1"])
+    told = capsys.readouterr().out
+    assert re.search(r"import deberta_tf [\d.]+ s, keras_hub alone [\d.]+ s", told)
+    (row,) = rows_of(told)
+    assert row[0] == "1"
+    assert float(row[1]) > float(row[2]) > 0
+
+
 def test_mistakes_are_named():
     with pytest.raises(UsageError, match="at least 1"):
         benchmark.main(["masking", "--rounds=0"])
+    with pytest.raises(UsageError, match="lengths must be more than 5"):
+        benchmark.main(["encoder", "--lengths", "5"])
     with pytest.raises(UsageError, match="lengths must be at least 2"):
         benchmark.main(["serving", "--lengths", "1"])
     with pytest.raises(UsageError, match="command"):

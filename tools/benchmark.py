@@ -23,7 +23,13 @@ import tensorflow as tf
 from deberta_tf import files
 from deberta_tf.masking import NgramMasker
 from deberta_tf.rows import PretrainingRows, write_rows
-from tools import benchmark_encoder, benchmark_serving, benchmark_sift, timing
+from tools import (
+    benchmark_encoder,
+    benchmark_serving,
+    benchmark_sift,
+    benchmark_startup,
+    timing,
+)
 
 VOCABULARY = 32_000
 SPECIAL = {"pad": 0, "cls": 1, "sep": 2, "unk": 3, "mask": VOCABULARY - 1}
@@ -74,6 +80,11 @@ def main(argv=None):
     )
     benchmark_encoder.add_arguments(encoder)
     encoder.set_defaults(run=benchmark_encoder.run)
+    startup = commands.add_parser(
+        "startup", help="imports, and the first training step of 12 to 48 layers"
+    )
+    benchmark_startup.add_arguments(startup)
+    startup.set_defaults(run=benchmark_startup.run)
     serving = commands.add_parser(
         "serving", help="an exported classifier beside onnxruntime: latency, throughput"
     )
