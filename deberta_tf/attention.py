@@ -195,10 +195,11 @@ class DisentangledSelfAttention(keras.layers.Layer):
             return of(queries, mask, 0)
         found, before = [], []
         for first in range(0, queries.shape[2], size):
+            count = min(size, queries.shape[2] - first)
             # One after the other, so that one's scores are there at a time.
             with tf.control_dependencies(before):
-                block = tf.slice(queries, [0, 0, first, 0], [-1, -1, size, -1])
-            part = mask if mask is None else mask[:, first : first + size]
+                block = tf.slice(queries, [0, 0, first, 0], [-1, -1, count, -1])
+            part = mask if mask is None else mask[:, first : first + count]
             found.append(of(block, part, first))
             before = [found[-1][0]]
         return [tf.concat(parts, axis=2) for parts in zip(*found, strict=True)]
@@ -275,7 +276,7 @@ class DisentangledSelfAttention(keras.layers.Layer):
         reason = fused_attention.unfit(
             self.num_heads,
             self.head_dim,
-            query.shape[1],
+            tuple(query.shape[:2]),
             self.position_terms,
             at,
             2 if mask is None else mask.shape.rank,

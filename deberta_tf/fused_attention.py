@@ -35,13 +35,13 @@ def is_at_hand():
 
 
 def unfit(
-    num_heads, head_dim, length, position_terms, query_positions=None, mask_rank=2
+    num_heads, head_dim, shape, position_terms, query_positions=None, mask_rank=2
 ):
     """Why the kernel can't compute a layer, str; None where it can.
 
     Args:
         num_heads, head_dim: int.
-        length: int of queries and keys, None where it is dynamic.
+        shape: (b, l) of queries and keys; None in it is dynamic.
         position_terms: tuple, of "c2p" and "p2c".
         query_positions: not None where queries stand at places of their own.
         mask_rank: int. Rank of the mask; 2 is that of padding.
@@ -53,8 +53,8 @@ def unfit(
         )
     if not position_terms:
         return "without position terms XLA's own attention serves"
-    if length is None:
-        return "the length must be known when the model is traced"
+    if None in shape:
+        return f"rows and length must be known when it is traced; found {shape}"
     if query_positions is not None:
         return "query_positions are not for it"
     if mask_rank != 2:

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deberta_tf import attention
 from deberta_tf.attention import DisentangledSelfAttention
 from deberta_tf.position_terms import position_terms
 from deberta_tf.relative_position import RelativePositions
@@ -271,6 +272,45 @@ def test_a_dynamic_length_computes_what_a_static_one_does(form):
     spec["attention_mask"] = tf.TensorSpec([None] * 3, tf.bool)
     dynamic = tf.function(lambda values: layer(**values), input_signature=[spec])
     np.testing.assert_allclose(dynamic(inputs), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [21, 64, 70])
+def test_long_queries_are_taken_in_blocks(length, monkeypatch):
+    positions = RelativePositions(8, 16)
+    inputs = make_inputs(positions, length, length)
+    results = []
+    for undivided in (100, 8):
+        monkeypatch.setattr(attention, "UNDIVIDED", undivided)
+        layer = make_layer(positions, attention_form="shift")
+        layer.build(inputs["query"].shape)
+        randomize(layer)
+        with tf.GradientTape() as tape:
+            output, scores = layer(**inputs, return_attention_scores=True)
+            loss = tf.reduce_sum(output**2) + tf.reduce_sum(scores**2)
+        gradients = tape.gradient(loss, [w.value for w in layer.weights])
+        results.append([output, scores, *gradients])
+    assert attention.block_size(length) == -(-length // 4)
+    for whole, divided in zip(*results, strict=True):
+        # Sums in another order, of terms as large as the largest.
+        scale = np.abs(whole).max()
+        np.testing.assert_allclose(divided / scale, whole / scale, atol=1e-6)
+
+
+def test_blocks_of_a_recomputed_layer_drop_out_each_in_its_own_way(monkeypatch):
+    monkeypatch.setattr(attention, "UNDIVIDED", 8)
+    positions = RelativePositions(4, 8)
+    layer = make_layer(positions, dropout=0.5, attention_form="shift")
+    inputs = make_inputs(positions, 16, 16)
+    # Every query alike: what differs between blocks is the dropout.
+    inputs["query"] = inputs["memory"] = tf.repeat(inputs["query"][:, :1], 16, axis=1)
+    inputs["attention_mask"] = tf.ones([2, 16, 16], tf.bool)
+    inputs["relative_embeddings"] = tf.zeros_like(inputs["relative_embeddings"])
+    layer(**inputs)
+    generator = layer.probability_dropout.seed_generator
+    with generator.giving(generator.next()):
+        output = layer(**inputs, training=True).numpy()
+    blocks = output.reshape(2, 4, 4, -1)
+    assert np.abs(blocks[:, 1:] - blocks[:, :1]).max(axis=(0, 2, 3)).min() > 1e-3
 
 
 def test_a_query_without_keys_gets_the_output_bias_alone():

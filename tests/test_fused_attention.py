@@ -8,13 +8,17 @@ import itertools
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from deberta_tf import attention, fused_attention
 from deberta_tf.attention import DisentangledSelfAttention, chosen_form
+from deberta_tf.backbone import DebertaBackbone
+from deberta_tf.optimization import adamw
 from deberta_tf.relative_position import RelativePositions
+from deberta_tf.tasks import DebertaTextClassifier
 from tests.test_attention import make_inputs, oracle, randomize
 
 pytest.importorskip("jax", reason="requirements-fused.txt is not installed")
@@ -217,17 +221,43 @@ def test_another_call_drops_out_otherwise_and_inference_does_not():
     np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["gradient_checkpointing", "scan_layers", None])
+def test_a_model_trains_by_it_as_by_the_gather(option):
+    options = {option: True} if option else {}
+    rng = np.random.default_rng(0)
+    inputs = {
+        "token_ids": tf.constant(rng.integers(0, 9, (2, 30)), "int32"),
+        "padding_mask": tf.constant(np.arange(30) < [[30], [17]], "int32"),
+    }
+    losses = []
+    for form in ("gather", "fused"):
+        keras.utils.set_random_seed(0)
+        backbone = DebertaBackbone(
+            9, 2, 2, 16, 32, head_dim=64, dropout=0.0, attention_dropout=0.0,
+            attention_form=form, **options,
+        )  # fmt: skip
+        task = DebertaTextClassifier(backbone, num_classes=2)
+        task.compile(adamw(1e-2))
+        data = tf.data.Dataset.from_tensors((inputs, tf.constant([0, 1])))
+        history = task.fit(data, epochs=4, verbose=0)
+        losses.append(history.history["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert losses[0][-1] < losses[0][0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ((12, 64, 512, BOTH), None),
-        ((6, 64, 100, BOTH), None),
-        ((3, 64, 128, BOTH), "a multiple of 128; found 3 of 64"),
-        ((12, 48, 128, BOTH), "found 12 of 48"),
-        ((12, 64, None, BOTH), "length must be known"),
-        ((12, 64, 128, ()), "without position terms"),
-        ((12, 64, 128, BOTH, "somewhere"), "query_positions"),
-        ((12, 64, 128, BOTH, None, 3), "found rank 3"),
+        ((12, 64, (8, 512), BOTH), None),
+        ((6, 64, (1, 100), BOTH), None),
+        ((3, 64, (8, 128), BOTH), "a multiple of 128; found 3 of 64"),
+        ((12, 48, (8, 128), BOTH), "found 12 of 48"),
+        ((12, 64, (8, None), BOTH), "known when it is traced"),
+        ((12, 64, (None, 128), BOTH), "found (None, 128)"),
+        ((12, 64, (8, 128), ()), "without position terms"),
+        ((12, 64, (8, 128), BOTH, "somewhere"), "query_positions"),
+        ((12, 64, (8, 128), BOTH, None, 3), "found rank 3"),
     ],
 )
 def test_what_does_not_fit_is_told(arguments, reason):

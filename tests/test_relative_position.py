@@ -70,6 +70,23 @@ def test_rows_at_run_time_are_those_at_trace_time(bucket_size):
     np.testing.assert_array_equal(rows, positions.rows(distances))
 
 
+@pytest.mark.parametrize("bucket_size", [0, 8])
+@pytest.mark.parametrize("longest", [0, 3, 30, 90])
+def test_rows_within_a_distance_pick_the_same_of_a_part_of_the_table(
+    bucket_size, longest
+):
+    positions = RelativePositions(bucket_size, 20)
+    first, count, within = positions.within(longest)
+    distances = np.arange(-longest, longest + 1)
+    part = np.arange(positions.num_rows)[first : first + count]
+    np.testing.assert_array_equal(
+        part[within.rows(distances)], positions.rows(distances)
+    )
+    # What lies beyond only fills up, and stays within the part.
+    beyond = within.rows(np.arange(-200, 200))
+    assert (beyond.min(), beyond.max()) == (0, count - 1)
+
+
 def test_unclamped_rows_of_a_dynamic_length_are_refused():
     positions = RelativePositions(8, 20, clamp_distances=False)
     with pytest.raises(ValueError, match="clamp_distances=False .* dynamic"):
