@@ -15,7 +15,7 @@ from deberta_tf.relative_position import RelativePositions, dimensions
 
 ATTENTION_FORMS = ("auto", "gather", "shift", "product", "fused")
 POSITION_TERMS = ("c2p", "p2c")
-# From so many queries on, in the form "shift", they are taken in blocks, one after the
+# Beyond so many queries, in the form "shift", they are taken in blocks, one after the
 # other: a block of s queries and k keys has s + k distances, not 2 k, and memory grows
 # with the length alone.
 UNDIVIDED = 512
@@ -51,7 +51,8 @@ class DisentangledSelfAttention(keras.layers.Layer):
             on TPU slow (huggingface/transformers#18239): `"shift"` gathers rows of the
             table by distance and shifts; `"product"` shifts by matrix products, which
             a TPU is better at; `"fused"` is one kernel for TPUs (v5e and v6e;
-            requirements-fused.txt), or "product" where it does not fit a call.
+            requirements-fused.txt), "product" where it does not fit a call, and
+            "shift" where there is no TPU.
             `"auto"` is "shift" but on TPUs; there "fused" where it can be had, else
             "product".
         kernel_initializer: Keras initializer of all projections.
@@ -196,11 +197,12 @@ class DisentangledSelfAttention(keras.layers.Layer):
         found, before = [], []
         for first in range(0, queries.shape[2], size):
             count = min(size, queries.shape[2] - first)
-            # One after the other, so that one's scores are there at a time.
+            part = mask if mask is None else mask[:, first : first + count]
+            # One after the other, so that one's scores are there at a time: the terms
+            # of keys and positions, too, which do not wait for queries.
             with tf.control_dependencies(before):
                 block = tf.slice(queries, [0, 0, first, 0], [-1, -1, count, -1])
-            part = mask if mask is None else mask[:, first : first + count]
-            found.append(of(block, part, first))
+                found.append(of(block, part, first))
             before = [found[-1][0]]
         return [tf.concat(parts, axis=2) for parts in zip(*found, strict=True)]
 
@@ -271,13 +273,16 @@ class DisentangledSelfAttention(keras.layers.Layer):
 
     def _fits_kernel(self, query, memory, table, mask, at, return_scores):
         """Whether the fused kernel computes what is asked for."""
-        if memory is not None or return_scores or isinstance(table, dict):
+        if memory is not None or return_scores or table is None:
+            return False
+        if isinstance(table, dict) or self.probability_dropout.rate == 1:
             return False
         reason = fused_attention.unfit(
             self.num_heads,
             self.head_dim,
             tuple(query.shape[:2]),
             self.position_terms,
+            self.compute_dtype,
             at,
             2 if mask is None else mask.shape.rank,
         )
@@ -404,11 +409,16 @@ class DisentangledSelfAttention(keras.layers.Layer):
 
 
 def chosen_form(form):
-    """The form that "auto" stands for on this process's devices; else itself."""
-    if form != "auto":
+    """The form that one asked for is on this process's devices."""
+    if form not in ("auto", "fused"):
+        return form
+    if form == "fused" and fused_attention.TARGET is not None:
         return form
     if not tf.config.list_logical_devices("TPU"):
+        # What was trained by the kernel is loaded elsewhere, too.
         return "shift"
+    if form == "fused":
+        return form
     return "fused" if fused_attention.is_at_hand() else "product"
 
 

@@ -18,7 +18,7 @@ def recomputed(block, x, table, mask):
         block: `DebertaEncoderBlock`, built.
         x: (b, l, hidden).
         table: (rows, hidden), the relative table, or None.
-        mask: bool (b, l, l).
+        mask: bool (b, l) or (b, l, l).
 
     Returns:
         (b, l, hidden), what `block` returns.

@@ -15,8 +15,11 @@ import tensorflow as tf
 # Chips whose vector unit rotates each row by another amount; a v4 does not.
 CHIPS = ("v5litepod", "v5e", "v6e")
 _HEAD_DIMS = (32, 64, 128)
-# Run the kernel as plain operations: for tests, on a CPU.
-INTERPRET = False
+# Up to it the kernel is compiled by tests, and its operands fit the fast memory.
+LONGEST = 2048
+# What the kernel is traced for: None, the TPUs of this process; "tpu", one that is not
+# here (tools.tpu_compile); "cpu", where it runs as plain operations (tests).
+TARGET = None
 
 
 def is_installed():
@@ -35,7 +38,13 @@ def is_at_hand():
 
 
 def unfit(
-    num_heads, head_dim, shape, position_terms, query_positions=None, mask_rank=2
+    num_heads,
+    head_dim,
+    shape,
+    position_terms,
+    dtype="bfloat16",
+    query_positions=None,
+    mask_rank=2,
 ):
     """Why the kernel can't compute a layer, str; None where it can.
 
@@ -43,6 +52,7 @@ def unfit(
         num_heads, head_dim: int.
         shape: (b, l) of queries and keys; None in it is dynamic.
         position_terms: tuple, of "c2p" and "p2c".
+        dtype: str, in which queries and keys are.
         query_positions: not None where queries stand at places of their own.
         mask_rank: int. Rank of the mask; 2 is that of padding.
     """
@@ -55,6 +65,10 @@ def unfit(
         return "without position terms XLA's own attention serves"
     if None in shape:
         return f"rows and length must be known when it is traced; found {shape}"
+    if shape[1] > LONGEST:
+        return f"rows may have at most {LONGEST} tokens; found {shape[1]}"
+    if dtype not in ("bfloat16", "float32"):
+        return f"it computes in bfloat16 or float32; found {dtype}"
     if query_positions is not None:
         return "query_positions are not for it"
     if mask_rank != 2:
@@ -100,9 +114,11 @@ def fused_attention(
     padded = length + padding
     places = {"c2p": padded - 1 - np.arange(2 * padded)}
     places["p2c"] = -places["c2p"]
+    # Many distances share a row: their gradients add up in float32.
     rows = {
         term: tf.cast(
-            tf.gather(table, relative_positions.rows(places[term])), query.dtype
+            tf.gather(tf.cast(table, "float32"), relative_positions.rows(places[term])),
+            query.dtype,
         )
         for term, table in tables.items()
     }
@@ -112,7 +128,7 @@ def fused_attention(
         scale=scale,
         dropout=dropout if seed is not None else 0.0,
         position_terms=tuple(sorted(tables)),
-        interpret=INTERPRET,
+        interpret=TARGET == "cpu",
     )
     if seed is None:
         seed = tf.zeros([2], "int32")

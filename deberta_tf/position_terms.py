@@ -41,7 +41,7 @@ def position_terms(
         positions: `RelativePositions`.
         form: "gather", "shift" or "product", see `DisentangledSelfAttention`.
         query_positions: int (b, q), or None for `first_query` and those after it.
-        first_query: int. Position of the first query; for the form "shift".
+        first_query: int. Position of the first query.
 
     Returns:
         dict of (n, b, q, k) as `query`: "c2p" and "p2c", of those not left out.
@@ -56,7 +56,8 @@ def position_terms(
         return _gathered_terms(query, key, position_key, position_query, positions, at)
     tables = {"c2p": position_key, "p2c": position_query}
     tables = {term: table for term, table in tables.items() if table is not None}
-    by_product = form == "product" and key.shape[-2] is not None
+    lengths = key.shape[-2], 0 if at is not None else query.shape[-2]
+    by_product = form == "product" and None not in lengths
     if at is not None:
         return _chosen_terms(query, key, tables, positions, at, by_product)
     terms = {}

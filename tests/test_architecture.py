@@ -73,7 +73,6 @@ COMPARED_WITH = {
     "deberta_tf.fused_kernel": {"jax"},
     "tools.tpu_kernel": {"jax"},
     "tools.encoders": {"torch", "transformers"},
-    "tools.benchmark": {"transformers"},
     "tools.benchmark_serving": {"onnxruntime"},
     # Run in a process of its own by the benchmark, and only where they are installed.
     "tools.onnx_export": {"torch", "transformers"},

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from deberta_tf import attention
+from deberta_tf import position_terms as position_terms_module
 from deberta_tf.attention import DisentangledSelfAttention
 from deberta_tf.position_terms import position_terms
 from deberta_tf.relative_position import RelativePositions
@@ -81,7 +82,7 @@ def oracle(layer, inputs, query_positions=None):
                 inputs["relative_embeddings"],
                 inputs["attention_mask"][b] > 0,
                 weights,
-                HEADS,
+                layer.num_heads,
                 layer.position_terms,
                 row,
                 at,
@@ -221,6 +222,7 @@ def test_the_shift_gathers_table_rows_only(chosen):
         ]
     assert gathers["gather"]
     assert not gathers["shift"]
+    assert not gathers["product"]
 
 
 def test_the_table_is_projected_once_whatever_the_batch():
@@ -272,6 +274,45 @@ def test_a_dynamic_length_computes_what_a_static_one_does(form):
     spec["attention_mask"] = tf.TensorSpec([None] * 3, tf.bool)
     dynamic = tf.function(lambda values: layer(**values), input_signature=[spec])
     np.testing.assert_allclose(dynamic(inputs), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("terms", [("c2p", "p2c"), ("c2p",), ("p2c",)])
+@pytest.mark.parametrize("lengths", [(21, 21), (16, 16), (3, 18), (18, 3), (1, 1)])
+def test_products_shift_blocks_as_one(terms, lengths, monkeypatch):
+    monkeypatch.setattr(position_terms_module, "BLOCK", 4)
+    positions = RelativePositions(4, 8)
+    inputs = make_inputs(positions, *lengths)
+    results = []
+    for form in ("gather", "product"):
+        layer = make_layer(positions, position_terms=terms, attention_form=form)
+        layer.build(inputs["query"].shape)
+        randomize(layer)
+        table = tf.Variable(inputs["relative_embeddings"])
+        with tf.GradientTape() as tape:
+            output = layer(**{**inputs, "relative_embeddings": table})
+            loss = tf.reduce_sum(output**2)
+        variables = [w.value for w in layer.weights] + [table]
+        results.append([output, *tape.gradient(loss, variables)])
+    # Of the largest: some gradients are 0 but for rounding.
+    scale = max(np.abs(one).max() for one in results[0])
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_allclose(two / scale, one / scale, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("length", [21, 140])
+def test_half_precision_is_near_float32(form, length):
+    positions = RelativePositions(8, 16)
+    inputs = make_inputs(positions, length, length)
+    outputs = []
+    for dtype, one in (("float32", "gather"), ("mixed_bfloat16", form)):
+        layer = make_layer(positions, attention_form=one, dtype=dtype)
+        layer.build(inputs["query"].shape)
+        randomize(layer)
+        outputs.append(tf.cast(layer(**inputs), "float32").numpy())
+    exact, half = outputs
+    # Some roundings of 2^-9 in a row, of scores of some units.
+    assert np.linalg.norm(half - exact) < 0.03 * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize("length", [21, 64, 70])

@@ -1,4 +1,5 @@
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -9,7 +10,14 @@ import pytest
 from deberta_tf.files import UsageError
 from deberta_tf.tasks import DebertaTextClassifier
 from tests.small_models import make_backbone, randomize
-from tools import benchmark, benchmark_serving, benchmark_sift, encoders, timing
+from tools import (
+    benchmark,
+    benchmark_check,
+    benchmark_serving,
+    benchmark_sift,
+    encoders,
+    timing,
+)
 
 
 def test_the_masking_benchmark_measures_each_library():
@@ -170,6 +178,61 @@ def test_what_a_program_takes_to_begin_is_told(capsys):
     assert float(row[1]) > float(row[2]) > 0
 
 
+@pytest.fixture
+def ratios(monkeypatch):
+    """What the guard measures, as a dict to be changed."""
+    found = {"import": 1.1, "step": 0.6}
+    monkeypatch.setattr(benchmark_check, "measure", lambda rounds: found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("step", "code", "verdict"),
+    [
+        (0.6, 0, "as recorded"),
+        (0.68, 0, "as recorded"),
+        (0.70, 1, "SLOWER"),
+        (0.50, 0, "faster: record it"),
+    ],
+)
+def test_the_guard_compares_with_what_is_recorded(
+    ratios, step, code, verdict, tmp_path, capsys
+):
+    path = tmp_path / "benchmarks.json"
+    benchmark_check.record(path)
+    ratios["step"] = step
+    capsys.readouterr()
+    assert benchmark_check.check(path) == code
+    import_line, step_line = capsys.readouterr().out.splitlines()
+    assert import_line == "import: 1.10, recorded 1.10 (+0%): as recorded"
+    assert step_line.endswith(f": {verdict}")
+
+
+def test_other_versions_and_measurements_are_told(ratios, tmp_path, capsys):
+    path = tmp_path / "benchmarks.json"
+    benchmark_check.record(path)
+    recorded = json.loads(path.read_text())
+    recorded["versions"]["numpy"] = "0.1"
+    path.write_text(json.dumps(recorded))
+    benchmark_check.check(path)
+    assert f"numpy is {np.__version__}, was 0.1" in capsys.readouterr().out
+    ratios["another"] = 1.0
+    with pytest.raises(UsageError, match=r"other measurements .*\['another'\]"):
+        benchmark_check.check(path)
+    path.write_text("{}")
+    with pytest.raises(UsageError, match="lacks .*'band'"):
+        benchmark_check.check(path)
+    with pytest.raises(UsageError, match="can't be read"):
+        benchmark_check.check(tmp_path / "nothing.json")
+
+
+def test_what_is_committed_is_of_the_measurements_that_are_made():
+    recorded = benchmark_check.read(benchmark_check.RECORDS)
+    assert set(recorded["ratios"]) == benchmark_check.measurements()[1]
+    assert 0 < recorded["band"] <= 0.2
+    assert all(ratio > 0 for ratio in recorded["ratios"].values())
+
+
 def test_mistakes_are_named():
     with pytest.raises(UsageError, match="at least 1"):
         benchmark.main(["masking", "--rounds=0"])
@@ -177,5 +240,5 @@ def test_mistakes_are_named():
         benchmark.main(["encoder", "--lengths", "5"])
     with pytest.raises(UsageError, match="lengths must be at least 2"):
         benchmark.main(["serving", "--lengths", "1"])
-    with pytest.raises(UsageError, match="command"):
+    with pytest.raises(UsageError, match="a command is wanted"):
         benchmark.main([])

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from deberta_tf import position_terms
@@ -41,7 +42,18 @@ def test_a_form_that_is_wrong_is_told(monkeypatch, capsys):
     assert re.search(r"product .*: equal", told)
 
 
+def test_a_gradient_that_is_no_number_is_no_small_error():
+    right = [np.ones(3), np.ones(2)]
+    assert check_attention.largest_error([np.ones(3), np.ones(2)], right) == 0
+    wrong = [np.ones(3), np.array([1.0, np.nan])]
+    assert not check_attention.largest_error(wrong, right) < 1
+
+
 def test_mistakes_are_named():
+    with pytest.raises(UsageError, match="fused is for a TPU; the device is CPU:0"):
+        check_attention.main(["--forms", "fused"])
+    with pytest.raises(UsageError, match="does not fit: heads must be"):
+        check_attention.main(["--forms=fused", "--device=TPU:0", "--num_heads=3"])
     with pytest.raises(UsageError, match="--rounds must be at least 1"):
         check_attention.main(["--rounds=0"])
     with pytest.raises(UsageError, match="--lengths must be more than 3"):

@@ -105,6 +105,7 @@ def test_what_a_killed_export_left_is_removed(preset, tmp_path):
     assert sorted(os.listdir(served)) == ["1", "deployment"]
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_over_its_deployment_is_made_again(
     preset, tmp_path, monkeypatch
 ):

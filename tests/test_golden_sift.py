@@ -110,10 +110,9 @@ def check_norms(run, gradients, prefix=""):
 
 
 def cases():
-    """(run, way, recompute); one of them under XLA, the others are slow."""
+    """(run, way, recompute); under XLA they are slow."""
     for run, way, recompute in itertools.product(RUNS, CALLS, (False, True)):
-        slow = way == "xla" and (run, recompute) != ("big", True)
-        marks = pytest.mark.slow if slow else ()
+        marks = pytest.mark.slow if way == "xla" else ()
         yield pytest.param(run, way, recompute, marks=marks)
 
 

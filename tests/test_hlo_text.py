@@ -16,7 +16,8 @@ def operations():
 
 
 def test_estimates_add_up_over_the_runs_of_a_loop(operations):
-    assert hlo_text.estimated_cycles(operations) == 12 * 100 + 7000
+    # And 5 of a branch that two conditionals may take.
+    assert hlo_text.estimated_cycles(operations) == 12 * 100 + 7000 + 2 * 5
 
 
 def test_the_dearest_come_first_with_their_origin(operations):
@@ -32,6 +33,8 @@ def test_what_has_no_estimate_is_told_with_its_size(operations):
     assert [(one.kind, one.elements, one.size) for one in found] == [
         ("copy", 16 * 64, 4 * 16 * 64),
         # The 3 that it takes in, not the 1,000 among which they go.
+        ("sort", 3, 12),
+        ("sort", 3, 12),
         ("scatter", 3, 12),
     ]
     assert [one.kind for one in hlo_text.without_estimate(operations, 4)] == ["copy"]
@@ -39,9 +42,10 @@ def test_what_has_no_estimate_is_told_with_its_size(operations):
 
 def test_gathers_within_fusions_are_counted_as_often_as_they_run(operations):
     gathers = hlo_text.counted(operations, ["gather"])
-    assert sorted((one.times, one.fused) for one in gathers) == [(1, True), (12, True)]
+    found = sorted((one.times, one.fused) for one in gathers)
+    assert found == [*[(1, True)] * 3, (12, True)]
     kinds = [one.kind for one in hlo_text.counted(operations)]
-    assert sorted(kinds) == ["gather", "gather", "scatter", "while"]
+    assert sorted(kinds) == [*["gather"] * 4, "scatter", "sort", "sort", "while"]
 
 
 def test_what_reduces_two_numbers_is_no_operation_of_the_program(operations):

@@ -31,7 +31,7 @@ def inputs():
     "options",
     [
         {},
-        {"gradient_checkpointing": True},
+        pytest.param({"gradient_checkpointing": True}, marks=pytest.mark.slow),
         {"scan_layers": True},
         {"dtype": "mixed_bfloat16"},
     ],
@@ -65,6 +65,7 @@ def train(task):
     task.fit(classifier_data(), verbose=0)
 
 
+@pytest.mark.slow
 def test_adapters_are_kept_apart_and_come_back(tmp_path, inputs):
     task = make_classifier()
     train(task)

@@ -84,6 +84,7 @@ def test_a_share_of_the_rate_is_that_share_of_the_step(make):
     assert len({value.tobytes() for value in found.values()}) == 3
 
 
+@pytest.mark.slow
 def test_rates_and_decay_are_the_same_on_two_devices():
     found = []
     for scope in (contextlib.nullcontext(), mirrored(2).scope()):

@@ -108,6 +108,7 @@ def test_a_task_is_tuned_scale_invariantly(hub):
     "ignore:The preset has no head for DebertaTextClassifier:UserWarning",
     "ignore:Hugging Face's library has no class with this head:UserWarning",
 )
+@pytest.mark.slow
 def test_it_trains_on_two_devices(hub, monkeypatch):
     (block,) = blocks("On several devices")
     assert len(block.strip().splitlines()) <= 15

@@ -122,9 +122,8 @@ def is_moved(variables, fit):
     return [bool(np.any(v.numpy() != old)) for v, old in pairs]
 
 
-@pytest.mark.parametrize(
-    "rates", [(0.0, 1e-3), pytest.param((1e-3, 0.0), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("rates", [(0.0, 1e-3), (1e-3, 0.0)])
 def test_each_network_is_updated_at_its_own_rate(rates):
     detection = make_detection()
     detection.compile(*map(keras.optimizers.Adam, rates))

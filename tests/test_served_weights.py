@@ -150,6 +150,7 @@ def test_without_examples_sentences_of_every_length_are_compared(task, exported)
     assert found.largest < 1e-5
 
 
+@pytest.mark.slow
 def test_the_command_tells_what_other_weights_change(task, tmp_path, capsys):
     preset, output = str(tmp_path / "preset"), str(tmp_path / "calm-or-loud")
     task.save_to_preset(preset)

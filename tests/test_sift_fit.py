@@ -94,6 +94,7 @@ def test_it_stands_for_the_task():
     assert not task.trainable_variables
 
 
+@pytest.mark.slow
 def test_a_step_is_traced_once_in_a_compilation():
     task = make_classifier()
     model = ScaleInvariantFineTuning(task)
@@ -115,7 +116,7 @@ def test_a_step_is_traced_once_in_a_compilation():
     [
         pytest.param("masked LM", 2, marks=pytest.mark.slow),
         pytest.param("masked LM", 1, marks=pytest.mark.slow),
-        ("classifier", 2),
+        pytest.param("classifier", 2, marks=pytest.mark.slow),
         pytest.param("classifier", 1, marks=pytest.mark.slow),
     ],
 )
@@ -159,6 +160,7 @@ def test_mixed_precision_stays_finite_and_moves(policy):
     assert any(np.any(a != b) for a, b in zip(after, before, strict=True))
 
 
+@pytest.mark.slow
 def test_running_the_clean_pass_again_changes_nothing():
     trained = []
     for recompute in (False, True):

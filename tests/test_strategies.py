@@ -129,8 +129,7 @@ def on_one_device():
 
 def cases():
     """(devices, name of the fit); those that add least are slow."""
-    yield 2, "together"
-    for name in [name for name in FITS if name != "together"]:
+    for name in FITS:
         yield pytest.param(2, name, marks=pytest.mark.slow)
     yield pytest.param(4, "together", marks=pytest.mark.slow)
 
@@ -245,7 +244,8 @@ def test_what_is_made_outside_of_the_strategy_is_refused():
         inside.compile(optimizer)
 
 
-@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
 def test_a_gradient_that_is_not_finite_is_left_out(count):
     strategy = mirrored(2) if count == 2 else None
     data = masked_lm_data(3)

@@ -53,6 +53,7 @@ def test_it_learns_classes_but_not_shuffled_ones(sentences, preprocessor):
     assert dev_accuracy(shuffled) < majority + 0.05
 
 
+@pytest.mark.slow
 def test_it_learns_a_regression(preprocessor, sentences):
     classifier = DebertaTextClassifier(make_backbone(), 1, preprocessor=preprocessor)
     classifier.compile(keras.optimizers.Adam(3e-3))

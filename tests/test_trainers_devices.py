@@ -96,9 +96,8 @@ def scalars(model_dir):
     return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.mark.parametrize(
-    "kind", ["two_workers", pytest.param("two_devices", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["two_workers", "two_devices"])
 def test_a_run_on_several_devices_is_that_of_one(data, tmp_path, kind):
     settings = {**SETTINGS, "held_out": data / "rows" / "held_out"}
     alone = start(flags(data, tmp_path / "alone", **settings))

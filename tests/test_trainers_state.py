@@ -266,7 +266,7 @@ def settings(data, folder, **others):
 @pytest.mark.parametrize(
     "point",
     [
-        "half written",
+        pytest.param("half written", marks=pytest.mark.slow),
         pytest.param("named", marks=pytest.mark.slow),
         pytest.param("written", marks=pytest.mark.slow),
         pytest.param("read back", marks=pytest.mark.slow),

@@ -10,11 +10,9 @@ import os
 import statistics
 import tempfile
 
-# In the environment of the reference tests. Loaded after TensorFlow, PyTorch crashes.
-try:
-    import transformers
-except ImportError:
-    transformers = None
+# Of the environment of the reference tests, else None. Before TensorFlow: loaded after
+# it, PyTorch crashes.
+from tools.encoders import transformers  # isort: split
 
 import keras_hub
 import numpy as np
@@ -24,6 +22,7 @@ from deberta_tf import files
 from deberta_tf.masking import NgramMasker
 from deberta_tf.rows import PretrainingRows, write_rows
 from tools import (
+    benchmark_check,
     benchmark_encoder,
     benchmark_serving,
     benchmark_sift,
@@ -55,7 +54,14 @@ class MadeUpTokenizer:
 
 def main(argv=None):
     parser = files.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
+    guard = parser.add_mutually_exclusive_group()
+    guard.add_argument(
+        "--check",
+        action="store_true",
+        help="measure the ratios of docs/benchmarks.json again, and compare",
+    )
+    guard.add_argument("--record", action="store_true", help="write that file")
+    commands = parser.add_subparsers(dest="command")
     masking = commands.add_parser(
         "masking", help="reading, masking and batching rows: tokens a second and core"
     )
@@ -91,6 +97,14 @@ def main(argv=None):
     benchmark_serving.add_arguments(serving)
     serving.set_defaults(run=benchmark_serving.run)
     arguments = parser.parse_args(argv)
+    if arguments.command and (arguments.check or arguments.record):
+        raise files.UsageError(f"--check and --record go without {arguments.command}")
+    if arguments.check or arguments.record:
+        return benchmark_check.check() if arguments.check else benchmark_check.record()
+    if arguments.command is None:
+        raise files.UsageError(
+            "a command is wanted, or --check or --record: see --help"
+        )
     names = ("batch_size", "num_batches", "num_layers", "rounds", "sequence_length")
     for name in names:
         if getattr(arguments, name, 1) < 1:

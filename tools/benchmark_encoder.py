@@ -65,12 +65,16 @@ def run(arguments):
     if arguments.memory:
         name, table = "encoder_memory", memory_table(arguments)
     else:
-        tf.config.threading.set_intra_op_parallelism_threads(THREADS)
-        tf.config.threading.set_inter_op_parallelism_threads(THREADS)
+        limit_threads()
         name, table = "encoder", time_table(arguments)
     print(table)
     if arguments.document:
         put_table(arguments.document, name, table)
+
+
+def limit_threads():
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    tf.config.threading.set_inter_op_parallelism_threads(THREADS)
 
 
 def batch_size(length):
@@ -100,20 +104,34 @@ def time_table(arguments):
     return markdown_table([HEAD, *rows])
 
 
-def measure(length, mode, arguments):
-    """{pass: {contender: seconds of each round}} of one length."""
+def measure(length, mode, arguments, names=None):
+    """{pass: {contender: seconds of each round}} of one length.
+
+    Args:
+        length: int.
+        mode: "graph" or "xla".
+        arguments: with `num_layers`, `rounds`, `passes` and `attention_form`.
+        names: contenders; None: all that are installed.
+    """
+    if names is None:
+        # PyTorch is no faster where TensorFlow is compiled.
+        others = mode == "graph" and encoders.torch is not None
+        names = encoders.TENSORFLOW_NAMES + (encoders.PYTORCH_NAMES if others else ())
     ids, mask = encoders.make_ids(batch_size(length), length)
     layers = arguments.num_layers
     calls = {}
-    for name in encoders.TENSORFLOW_NAMES:
-        form = {"attention_form": arguments.attention_form}
-        calls[name] = encoders.tensorflow_calls(
-            name, layers, ids, mask, jit_compile=mode == "xla", **form
-        )
-    # Of itself it is no faster compiled by another.
-    if encoders.torch is not None and mode == "graph":
-        for name in encoders.PYTORCH_NAMES:
+    for name in names:
+        if name in encoders.PYTORCH_NAMES:
             calls[name] = encoders.pytorch_calls(name, layers, ids, mask, THREADS)
+        else:
+            calls[name] = encoders.tensorflow_calls(
+                name,
+                layers,
+                ids,
+                mask,
+                jit_compile=mode == "xla",
+                attention_form=arguments.attention_form,
+            )
     return {
         which: timing.in_turns(
             {name: one[which] for name, one in calls.items()}, arguments.rounds
@@ -148,9 +166,7 @@ def peak_of_forward(name, length, num_layers):
     # What TensorFlow takes once, and the weights, are no part of it.
     small = encoders.make_ids(1, 8)
     encoders.tensorflow_calls(name, 1, *small)["forward"]()
-    before = timing.peak_memory()
-    forward()
-    return timing.peak_memory() - before
+    return timing.growth(forward)
 
 
 def plot(found, names, lengths, path):

@@ -62,7 +62,4 @@ def memory(arguments):
 def peak_of(name, arguments):
     """Bytes that this process grew by at most in two steps of a contender."""
     step = step_of(name, arguments)
-    before = timing.peak_memory()
-    step()
-    step()
-    return timing.peak_memory() - before
+    return timing.growth(lambda: [step(), step()])

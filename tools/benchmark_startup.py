@@ -31,10 +31,7 @@ def add_arguments(parser):
 
 
 def run(arguments):
-    seconds = {name: [] for name in MODULES}
-    for _ in range(arguments.rounds):
-        for name in MODULES:
-            seconds[name].append(import_seconds(name))
+    seconds = import_times(arguments.rounds)
     ratio = timing.ratio(seconds, "deberta_tf", "keras_hub")
     medians = {name: statistics.median(found) for name, found in seconds.items()}
     print(
@@ -49,6 +46,15 @@ def run(arguments):
         rows.append([str(layers), *(f"{one:.2f}" for pair in found for one in pair)])
         print(*rows[-1], flush=True)
     print(markdown_table(rows))
+
+
+def import_times(rounds):
+    """{module: seconds of its import in each round}."""
+    seconds = {name: [] for name in MODULES}
+    for _ in range(rounds):
+        for name in MODULES:
+            seconds[name].append(import_seconds(name))
+    return seconds
 
 
 def import_seconds(name):

@@ -4,9 +4,11 @@ Random weights, no dropout, a small vocabulary, so that what is timed are the bl
 The two of Hugging Face are in PyTorch, where that is installed (`.venv-reference`).
 """
 
-# PyTorch before TensorFlow: loaded after it, it crashes.
+# PyTorch before TensorFlow: loaded after it, it crashes; what its optimizers load when
+# they are made, too.
 try:
     import torch
+    import torch._dynamo
     import transformers
 except ImportError:
     torch = transformers = None

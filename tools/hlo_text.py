@@ -6,7 +6,6 @@ one; `without_estimate` tells of the others.
 """
 
 import dataclasses
-import json
 import math
 import re
 
@@ -23,7 +22,10 @@ _INSTRUCTION = re.compile(
     r"(?P<operands>[^)]*)\)(?P<rest>.*)$"
 )
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%(?P<name>\S+) \(")
-_CALLED = re.compile(r"(?:body|calls|to_apply|branch_computations)=\{?([^},\s]+)")
+_CALLED = re.compile(
+    r"(?:body|calls|to_apply|true_computation|false_computation|branch_computations)="
+    r"(\{[^}]*\}|%[^,\s]+)"
+)
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _ORIGIN = re.compile(r'op_name="([^"]*)"')
@@ -88,9 +90,10 @@ def _walk(computations, name, times, fused, found):
         count = times * (int(trips[1]) if trips else 1)
         # What reduces or compares two numbers is no program of its own.
         if one["kind"] in ("fusion", "while", "call", "conditional", "async-start"):
-            for called in _CALLED.findall(one["rest"]):
-                inside = fused or one["kind"] == "fusion"
-                _walk(computations, called.lstrip("%"), count, inside, found)
+            inside = fused or one["kind"] == "fusion"
+            for names in _CALLED.findall(one["rest"]):
+                for called in re.findall(r"%([^,}\s]+)", names):
+                    _walk(computations, called, count, inside, found)
 
 
 def _operation(one, sizes, times, fused):
@@ -148,7 +151,3 @@ def without_estimate(operations, least_elements):
 def counted(operations, kinds=COUNTED):
     """Those of some kinds, within fusions too."""
     return [one for one in operations if one.kind in kinds]
-
-
-def to_json(operations):
-    return json.dumps([dataclasses.asdict(one) for one in operations])

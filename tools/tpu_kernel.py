@@ -55,10 +55,12 @@ def counted(one, options):
             text=True,
         )
         if done.returncode:
-            sys.exit(f"{one} pass: {done.stderr.strip().splitlines()[-1]}")
+            sys.exit(f"{one} pass, exit code {done.returncode}: {done.stderr[-2000:]}")
         report = json.loads(done.stdout.strip().splitlines()[-1])
         pattern = "*disentangled_attention*schedule-analysis_final_bundles.txt"
         found = [pathlib.Path(p).read_text() for p in glob.glob(f"{folder}/{pattern}")]
+    if not found:
+        sys.exit(f"{one} pass: the compiler left no schedule of the kernel")
     bundles = max(int(_BUNDLES.search(text)[1]) for text in found)
     steps = options.batch_size * options.num_heads * options.head_dim // 128
     return {**report, "bundles": bundles, "steps": steps, "cycles": bundles * steps}

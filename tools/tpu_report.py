@@ -10,7 +10,6 @@ from deberta_tf import files
 from deberta_tf.masking import num_mask_positions
 from tools import hlo_text
 
-MOVES = ("gather", "scatter", "sort", "while")
 COPIES = ("copy", "transpose")
 # What has no estimate is named from this size on.
 NOTEWORTHY = 2**16
@@ -65,7 +64,11 @@ def compare(report, baseline):
     ratios = {"cycles": own / other}
     for name in ("bytes", "flops", "temporaries"):
         ratios[name] = report[name] / baseline[name]
-    return ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
+    told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
+    kernels = [one for one in report["operations"] if "pallas_call" in one.operation]
+    if kernels:
+        told += f"; without {len(kernels)} runs of kernels, which have no estimate"
+    return told
 
 
 def by_origin(operations):
@@ -112,7 +115,7 @@ def over_scores(operations, scores):
     """Gathers and the like in attention that move as many elements as scores."""
     return [
         one
-        for one in hlo_text.counted(operations, MOVES)
+        for one in hlo_text.counted(operations)
         if "attention" in one.operation and one.elements >= scores
     ]
 

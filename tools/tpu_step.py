@@ -1,7 +1,10 @@
 """The training step that is compiled for a TPU: the trainers' own, without memory."""
 
+from unittest import mock
+
 import tensorflow as tf
 
+from deberta_tf import fused_attention
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.masked_lm import DebertaMaskedLM
 from deberta_tf.masking import num_mask_positions
@@ -76,6 +79,12 @@ def _optimizer(options):
 
 def serialized_step(task, options):
     """The HLO of one training step, serialized."""
+    # The fused kernel, where it is asked for, is traced for a TPU.
+    with mock.patch.object(fused_attention, "TARGET", "tpu"):
+        return _serialized_step(task, options)
+
+
+def _serialized_step(task, options):
     step = tf.function(task.train_step, jit_compile=True, autograph=False)
     get_ir = step.experimental_get_compiler_ir(make_batch(options))
     return get_ir(stage="hlo_serialized")

@@ -127,7 +127,7 @@ class PretrainConfig(run.RunConfig):
     attention_dropout: float | None = None
     """Rate on attention probabilities; none: 0.1, or the preset's."""
     attention_form: str | None = None
-    """How position terms are placed, auto, shift or gather; none: auto."""
+    """Form of the position terms: auto, gather, shift, product, fused; none: auto."""
 
     def __post_init__(self):
         super().__post_init__()
