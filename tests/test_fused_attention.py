@@ -141,13 +141,16 @@ def test_tiles_share_a_softmax(small_tiles):
 def test_gradients_in_bfloat16_are_near_those_in_float32():
     inputs = inputs_of(384)
     exact = results(make_layer("gather", heads=2, width=64), inputs)
-    half = results(
-        make_layer("fused", heads=2, width=64, dtype="mixed_bfloat16"), inputs
+    plain, fused = (
+        results(make_layer(form, heads=2, width=64, dtype="mixed_bfloat16"), inputs)
+        for form in ("gather", "fused")
     )
-    for one, two in zip(half, exact, strict=True):
-        # A rounding of 2^-9 for each of a dozen tensors between; of the norm, since
-        # single entries cancel.
-        assert np.linalg.norm(one - two) < 0.03 * np.linalg.norm(two) + 1e-3
+    for one, other, right in zip(fused, plain, exact, strict=True):
+        # As near as three times what the gather is off by in bfloat16, which has its
+        # position terms in float32; the kernel rounds probabilities and the gradients
+        # of scores, too. Of the norm, since single entries cancel.
+        bound = 3 * np.linalg.norm(other - right) + 1e-3 * np.linalg.norm(right)
+        assert np.linalg.norm(one - right) < bound + 1e-3
 
 
 @pytest.mark.slow
@@ -207,7 +210,8 @@ def with_gradients(function, *inputs):
         tape.watch(inputs)
         output = function(*inputs)
         loss = tf.reduce_sum(output**2)
-    return [one.numpy() for one in (output, *tape.gradient(loss, inputs))]
+    gradients = tape.gradient(loss, inputs)
+    return [tf.convert_to_tensor(one).numpy() for one in (output, *gradients)]
 
 
 def test_another_call_drops_out_otherwise_and_inference_does_not():
