@@ -412,14 +412,13 @@ def chosen_form(form):
     """The form that one asked for is on this process's devices."""
     if form not in ("auto", "fused"):
         return form
-    if form == "fused" and fused_attention.TARGET is not None:
-        return form
+    by_name = form == "fused"
+    if by_name and fused_attention.TARGET is not None:
+        return "fused"
     if not tf.config.list_logical_devices("TPU"):
         # What was trained by the kernel is loaded elsewhere, too.
         return "shift"
-    if form == "fused":
-        return form
-    return "fused" if fused_attention.is_at_hand() else "product"
+    return "fused" if by_name or fused_attention.is_at_hand() else "product"
 
 
 def block_size(length):

@@ -175,7 +175,7 @@ def _forward_kernel(seed, keep, query, key, value, *rest, length, settings):
     tile = tile_of(length)
     keys = _dropout_keys(seed, settings)
 
-    def query_tile(i):
+    def query_tile(i, _):
         at = _tile(i, tile)
         total = jnp.zeros((tile, LANES), jnp.float32)
         for head in range(settings.heads_a_group):
@@ -208,7 +208,7 @@ def _forward_kernel(seed, keep, query, key, value, *rest, length, settings):
             logarithms[head : head + 1, at] = _as_row(largest + jnp.log(denominator))
         output[at, :] = total.astype(output.dtype)
 
-    _loop(length // tile, lambda i, _: query_tile(i))
+    _loop(length // tile, query_tile)
 
 
 def _backward_kernel(

@@ -165,7 +165,7 @@ def _by_product(content, table, positions, length, first, sign):
     """
     count = dimensions(content)[2]
     block = min(BLOCK, max(count, length))
-    content = _filled_up(content, 2, -count % block)
+    content = tf.pad(content, [[0, 0], [0, 0], [0, -count % block], [0, 0]])
     columns = length + -length % block
     heads, batch, rows, width = dimensions(content)
     content = tf.reshape(content, [heads, batch, rows // block, block, width])
@@ -223,11 +223,3 @@ def _times_table(content, table):
     flat = tf.reshape(content, [heads, batch * length, width])
     scores = tf.matmul(flat, tf.cast(table, flat.dtype), transpose_b=True)
     return tf.reshape(scores, [heads, batch, length, dimensions(table)[1]])
-
-
-def _filled_up(x, axis, count):
-    if not count:
-        return x
-    paddings = [[0, 0] for _ in x.shape]
-    paddings[axis][1] = count
-    return tf.pad(x, paddings)
