@@ -75,8 +75,16 @@ class DebertaTask(StrategyFit, ServingExport, writer.HuggingFaceSaving):
         # refuse a call without the optional inputs.
         self.input_spec = None
 
-    def call(self, inputs, training=None, mask=None, perturb=None):
-        """The outputs; `perturb` as `DebertaEmbeddings` takes it."""
+    def call(self, inputs, training=None, mask=None, perturb=None, **head_options):
+        """The outputs.
+
+        Args:
+            inputs: dict.
+            training: bool.
+            mask: of Keras; unused.
+            perturb: as `DebertaEmbeddings` takes it.
+            head_options: what the task's head takes besides.
+        """
         states = self.backbone.embeddings(inputs, perturb=perturb, training=training)
         states = self.backbone.encoder(
             states,
@@ -85,7 +93,7 @@ class DebertaTask(StrategyFit, ServingExport, writer.HuggingFaceSaving):
             skip_last_block=self.skip_last_block,
             training=training,
         )
-        return self.head(states, inputs, training=training)
+        return self.head(states, inputs, training=training, **head_options)
 
     def output_classes(self, logits, inputs):
         """The outputs as logits of distributions, float32 (…, classes).

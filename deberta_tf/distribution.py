@@ -155,9 +155,7 @@ class StrategyFit:
         total = updates.sum_over_replicas(self.loss_weight(data))
 
         def forward(part):
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(part)
-            y_pred = self(x, training=True)
-            loss = self.loss_of(x, y, y_pred, sample_weight, training=True)
+            loss, y_pred = self.loss_and_outputs(part, training=True)
             return self.share_of_loss(loss, part, total), (loss, y_pred)
 
         def observe(part, outputs):
@@ -169,11 +167,14 @@ class StrategyFit:
         return self.logs()
 
     def test_step(self, data):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = self(x, training=False)
-        loss = self.loss_of(x, y, y_pred, sample_weight, training=False)
-        self.observe(data, loss, y_pred)
+        self.observe(data, *self.loss_and_outputs(data, training=False))
         return self.get_metrics_result()
+
+    def loss_and_outputs(self, data, training):
+        """The loss of a part of a batch, scalar, and what metrics take of it."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self(x, training=training)
+        return self.loss_of(x, y, y_pred, sample_weight, training), y_pred
 
     def descend(
         self,

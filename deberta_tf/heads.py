@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from deberta_tf.embeddings import check_absolute_length, table_initializer
 from deberta_tf.relative_position import dimensions, select_rows
+from deberta_tf.token_prediction import logits_of
 
 
 @keras.saving.register_keras_serializable("deberta_tf")
@@ -118,6 +119,8 @@ class MaskedLMHead(keras.layers.Layer):
             left out.
         inputs: dict with `padding_mask` and, to decode some positions only,
             `mask_positions` int (b, p).
+        logits: bool. False: what the token table is multiplied with, (b, p, width of
+            the table) in place of logits.
 
     Returns:
         float32 (b, p, vocabulary), or (b, l, vocabulary) without `mask_positions`.
@@ -163,12 +166,15 @@ class MaskedLMHead(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, states, inputs, training=None):
+    def call(self, states, inputs, training=None, logits=True):
         x = self._decoded(states, inputs, training)
         x = self.layer_norm(self.dense(x))
-        table = tf.cast(self.backbone.token_embedding.embeddings, x.dtype)
-        logits = tf.matmul(x, table, transpose_b=True)
-        return tf.cast(logits, "float32") + tf.cast(self.bias, "float32")
+        return logits_of(x, *self.tied) if logits else x
+
+    @property
+    def tied(self):
+        """The token table and the biases of its rows."""
+        return self.backbone.token_embedding.embeddings, self.bias
 
     def _decoded(self, states, inputs, training):
         positions = inputs.get("mask_positions")
@@ -185,6 +191,6 @@ class MaskedLMHead(keras.layers.Layer):
         last = states[num_layers]
         return last if positions is None else select_rows(last, positions)
 
-    def compute_output_spec(self, states, inputs, training=None):
+    def compute_output_spec(self, states, inputs, training=None, logits=True):
         rows = inputs.get("mask_positions", inputs["token_ids"]).shape
         return keras.KerasTensor((*rows, self.backbone.vocabulary_size), "float32")

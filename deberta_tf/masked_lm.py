@@ -17,6 +17,7 @@ from deberta_tf.fill_mask import fill_masks
 from deberta_tf.heads import MaskedLMHead
 from deberta_tf.masking import NgramMasker
 from deberta_tf.packing import pack_strings
+from deberta_tf.token_prediction import TokenAccuracy, TokenLoss, predict_tokens
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
 
 # Second copies in Hugging Face's older head -> standard names.
@@ -215,14 +216,54 @@ class DebertaMaskedLM(DebertaTask, keras_hub.models.MaskedLM):
         return {"legacy": backbone.embedding_dim != backbone.hidden_dim}
 
     def default_loss(self):
-        # Keras's own would divide by the entries, filled up ones as well.
-        return keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, reduction="mean_with_sample_weight"
-        )
+        return TokenLoss()
 
     def default_metrics(self):
-        accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
-        return {"weighted_metrics": [accuracy]}
+        return {"weighted_metrics": [TokenAccuracy()]}
+
+    def compile(
+        self,
+        optimizer="auto",
+        loss="auto",
+        *,
+        metrics="auto",
+        weighted_metrics="auto",
+        **kwargs,
+    ):
+        """`DebertaTask.compile`.
+
+        With the loss and metrics of the task, `fit` and `evaluate` make logits of some
+        positions at a time (`predict_tokens`); others get all of them.
+        """
+        super().compile(
+            optimizer,
+            loss,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            **kwargs,
+        )
+        given = keras.tree.flatten([loss, metrics, weighted_metrics])
+        self._wants_logits = bool(kwargs.get("loss_weights")) or not all(
+            one in ("auto", None) or isinstance(one, (TokenLoss, TokenAccuracy))
+            for one in given
+        )
+
+    def loss_and_outputs(self, data, training):
+        if self._wants_logits:
+            return super().loss_and_outputs(data, training)
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        if weights is None:
+            weights = tf.ones(tf.shape(y))
+        found = self.predict_tokens(x, y, weights, training)
+        total = tf.reduce_sum(tf.cast(weights, "float32"))
+        return tf.add_n([tf.math.divide_no_nan(found.loss, total), *self.losses]), (
+            found.ids
+        )
+
+    def predict_tokens(self, inputs, labels, weights, training, draw=None, seed=None):
+        """`token_prediction.predict_tokens` of what the model makes of `inputs`."""
+        x = self(inputs, training=training, logits=False)
+        return predict_tokens(x, *self.head.tied, labels, weights, training, draw, seed)
 
 
 def _tied(checkpoint):

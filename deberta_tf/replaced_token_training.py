@@ -6,9 +6,10 @@ import tensorflow as tf
 from deberta_tf import updates
 from deberta_tf.distribution import StrategyFit
 from deberta_tf.embeddings import token_mask
+from deberta_tf.token_prediction import TokenAccuracy
 
 # Evaluations draw the same tokens each time.
-EVALUATION_SEED = 0
+EVALUATION_SEED = (0, 0)
 
 
 class ReplacedTokenTraining(StrategyFit):
@@ -137,26 +138,37 @@ class ReplacedTokenTraining(StrategyFit):
         return self.logs()
 
     def test_step(self, data):
-        generator_logits = self.generate(data, training=False)
-        self._measures.see_generator(data, generator_logits)
-        ids = self.sample(generator_logits, EVALUATION_SEED)
-        self._measures.see_discriminator(*self.detect(data, ids, training=False))
+        found = self.generate(data, EVALUATION_SEED, training=False)
+        self._measures.see_generator(data, found)
+        self._measures.see_discriminator(
+            *self.detect(data, found.drawn, training=False)
+        )
         return self.get_metrics_result()
 
-    def generate(self, data, training):
-        """The generator's logits at masked places: float32 (b, p, vocabulary)."""
-        masked = {name: data[0][name] for name in self.generator.input}
-        return self.generator(masked, training=training)
+    def generate(self, data, seed, training):
+        """`Predictions` of the generator at masked places, (b, p), with draws."""
+        inputs, mask_ids, mask_weights = data
+        masked = {name: inputs[name] for name in self.generator.input}
+        return self.generator.predict_tokens(
+            masked, mask_ids, mask_weights, training, self.sample, seed
+        )
 
     def sample(self, logits, seed):
-        """One token for each place, drawn from the softmax: int32 (b, p).
+        """One token for each place, drawn from the softmax.
 
         Rows of the table from `num_tokens` on, which no token has, are never drawn.
+
+        Args:
+            logits: float32 (…, vocabulary).
+            seed: int32 (2,).
+
+        Returns:
+            int32 (…).
         """
-        logits = tf.stop_gradient(logits)[..., : self.num_tokens]
+        logits = logits[..., : self.num_tokens]
         # The largest logit plus Gumbel noise is a draw from the softmax. The least
         # uniform draw is above 0, so that the noise is finite.
-        noise = keras.random.uniform(tf.shape(logits), 1e-30, 1.0, seed=seed)
+        noise = tf.random.stateless_uniform(tf.shape(logits), seed, 1e-30, 1.0)
         noise = -tf.math.log(-tf.math.log(noise))
         return tf.argmax(logits + noise, axis=-1, output_type=tf.int32)
 
@@ -177,15 +189,12 @@ class ReplacedTokenTraining(StrategyFit):
         totals = _totals(data)
 
         def generator_forward(part):
-            logits = self.generate(part, training=True)
-            ids = self.sample(logits, self.sampling_seed)
-            loss, _ = generator_loss(part, logits)
-            return tf.math.divide_no_nan(loss, totals[0]), (logits, ids)
+            found = self.generate(part, self.sampling_seed.next(), training=True)
+            return tf.math.divide_no_nan(found.loss, totals[0]), found
 
-        def observe_generator(part, outputs):
-            logits, ids = outputs
-            self._measures.see_generator(part, logits)
-            return ids
+        def observe_generator(part, found):
+            self._measures.see_generator(part, found)
+            return found.drawn
 
         def discriminator_forward(part):
             data, ids = part
@@ -219,13 +228,11 @@ class ReplacedTokenTraining(StrategyFit):
         totals = _totals(data)
 
         def forward(part):
-            logits = self.generate(part, training=True)
-            outputs = self.detect(
-                part, self.sample(logits, self.sampling_seed), training=True
-            )
-            losses = generator_loss(part, logits)[0], discriminator_loss(*outputs)[0]
+            found = self.generate(part, self.sampling_seed.next(), training=True)
+            outputs = self.detect(part, found.drawn, training=True)
+            losses = found.loss, discriminator_loss(*outputs)[0]
             one, other = map(tf.math.divide_no_nan, losses, totals)
-            return one + self.discriminator_weight * other, (logits, outputs)
+            return one + self.discriminator_weight * other, (found, outputs)
 
         def observe(part, outputs):
             self._measures.see_generator(part, outputs[0])
@@ -245,9 +252,7 @@ class Measures:
     def __init__(self):
         mean, accuracy = keras.metrics.Mean, keras.metrics.BinaryAccuracy
         self.generator_loss = mean(name="generator_loss")
-        self.generator_accuracy = keras.metrics.SparseCategoricalAccuracy(
-            name="generator_accuracy"
-        )
+        self.generator_accuracy = TokenAccuracy(name="generator_accuracy")
         self.discriminator_loss = mean(name="discriminator_loss")
         # Of logits: one half is at 0.
         self.discriminator_accuracy = accuracy(
@@ -262,12 +267,12 @@ class Measures:
     def metrics(self):
         return list(vars(self).values())
 
-    def see_generator(self, data, logits):
-        """Takes in a batch and the generator's logits."""
+    def see_generator(self, data, found):
+        """Takes in a batch and the generator's `Predictions`."""
         _, mask_ids, mask_weights = data
-        loss, weight = generator_loss(data, logits)
-        self._mean(self.generator_loss, loss, weight)
-        self.generator_accuracy.update_state(mask_ids, logits, mask_weights)
+        weight = tf.reduce_sum(tf.cast(mask_weights, tf.float32))
+        self._mean(self.generator_loss, found.loss, weight)
+        self.generator_accuracy.update_state(mask_ids, found.ids, mask_weights)
 
     def see_discriminator(self, logits, labels, weights):
         """Takes in what `ReplacedTokenTraining.detect` returns."""
@@ -284,14 +289,6 @@ class Measures:
     @staticmethod
     def _mean(metric, total, weight):
         metric.update_state(tf.math.divide_no_nan(total, weight), weight)
-
-
-def generator_loss(data, logits):
-    """(sum of the cross-entropies of masked tokens, their number)."""
-    _, mask_ids, mask_weights = data
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(mask_ids, logits)
-    weights = tf.cast(mask_weights, tf.float32)
-    return tf.reduce_sum(losses * weights), tf.reduce_sum(weights)
 
 
 def discriminator_loss(logits, labels, weights):

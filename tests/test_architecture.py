@@ -31,6 +31,7 @@ LEVELS = [
         "updates",
         "dropout",
         "causal",
+        "token_prediction",
     },
     {
         "tokenizer_folders",

@@ -1,7 +1,5 @@
 """The models that are pretrained: masked LM, or generator and discriminator."""
 
-import keras
-
 from deberta_tf import files
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.masked_lm import DebertaMaskedLM, DebertaMaskedLMPreprocessor
@@ -63,8 +61,7 @@ def compile_task(task, config, schedule):
     """Compiles the task for `fit`."""
     optimizer = run.make_optimizer(config, schedule)
     if config.objective != "replaced_token":
-        accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
-        run.compile_task(task, config, optimizer, weighted_metrics=[accuracy])
+        run.compile_task(task, config, optimizer)
         return
     decoupled = config.decoupled
     if decoupled is None:
