@@ -24,6 +24,7 @@ from deberta_tf.rows import PretrainingRows, write_rows
 from tools import (
     benchmark_check,
     benchmark_encoder,
+    benchmark_masked_lm,
     benchmark_serving,
     benchmark_sift,
     benchmark_startup,
@@ -86,6 +87,11 @@ def main(argv=None):
     )
     benchmark_encoder.add_arguments(encoder)
     encoder.set_defaults(run=benchmark_encoder.run)
+    masked_lm = commands.add_parser(
+        "masked_lm", help="the masked-LM step beside that of BERT: time, products"
+    )
+    benchmark_masked_lm.add_arguments(masked_lm)
+    masked_lm.set_defaults(run=benchmark_masked_lm.run)
     startup = commands.add_parser(
         "startup", help="imports, and the first training step of 12 to 48 layers"
     )

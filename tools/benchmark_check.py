@@ -14,7 +14,14 @@ import re
 from importlib import metadata
 
 from deberta_tf import files
-from tools import benchmark_encoder, benchmark_sift, benchmark_startup, encoders, timing
+from tools import (
+    benchmark_encoder,
+    benchmark_masked_lm,
+    benchmark_sift,
+    benchmark_startup,
+    encoders,
+    timing,
+)
 
 RECORDS = os.path.join("docs", "benchmarks.json")
 # Of a ratio: medians of repeated runs on two shared cores differed by up to a tenth.
@@ -22,6 +29,7 @@ BAND = 0.15
 LENGTHS = (128, 512)
 IMPORT = "import deberta_tf / keras_hub"
 SIFT = "step with SiFT / without"
+MASKED_LM = "masked-LM step, 128 tokens / BERT of the same geometry"
 PACKAGES = ("tensorflow", "keras", "keras-hub", "numpy")
 
 
@@ -98,7 +106,7 @@ def measurements():
         for length in LENGTHS
         for other in encoders.TENSORFLOW_NAMES[1:]
     }
-    return encoder, {*encoder.values(), IMPORT, SIFT}
+    return encoder, {*encoder.values(), IMPORT, SIFT, MASKED_LM}
 
 
 def measure(rounds):
@@ -129,6 +137,15 @@ def measure(rounds):
     )
     seconds = timing.in_turns(benchmark_sift.steps(settings), rounds, 0)
     found[SIFT] = timing.ratio(seconds, "SiFT", "plain")
+    settings = argparse.Namespace(preset="deberta_v3_base", num_layers=4)
+    seconds = benchmark_masked_lm.measure(
+        benchmark_masked_lm.make_tasks(settings),
+        benchmark_masked_lm.make_batch(8, 128),
+        rounds,
+    )
+    found[MASKED_LM] = timing.ratio(
+        seconds, benchmark_masked_lm.OURS, benchmark_masked_lm.BASELINE
+    )
     return found
 
 
