@@ -19,7 +19,7 @@ from tools import encoders  # isort: split
 import tensorflow as tf
 
 matplotlib.use("agg")
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 
 from deberta_tf import files
 from deberta_tf.attention import ATTENTION_FORMS
@@ -183,6 +183,8 @@ def plot(found, names, lengths, path):
         xticks=lengths,
         xticklabels=lengths,
     )
+    # Their labels would stand upon those of the lengths.
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.grid(alpha=0.3)
     axes.legend()
     temporary = f"{os.path.splitext(path)[0]}.partial.png"
