@@ -13,6 +13,7 @@ from tests.small_models import make_backbone, randomize
 from tools import (
     benchmark,
     benchmark_check,
+    benchmark_predict,
     benchmark_serving,
     benchmark_sift,
     encoders,
@@ -120,6 +121,70 @@ def test_logits_that_differ_are_not_timed():
     }
     with pytest.raises(RuntimeError, match="logits differ by nan at 9 tokens"):
         benchmark_serving.differences(contenders, np.zeros((2, 9), int))
+
+
+@pytest.fixture
+def tiny_predict(monkeypatch, sentences, sentencepiece_proto):
+    """Arguments of a run with a tiny geometry and other texts."""
+
+    def make_task(size, tokenizer):
+        task = benchmark_predict.classifier(make_backbone(), tokenizer, 24)
+        randomize(task)
+        return task
+
+    replaced = {
+        "make_task": make_task,
+        "read_texts": lambda count: [text * 2 for text in sentences[:count]],
+        "read_vocabulary": lambda: sentencepiece_proto,
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(benchmark_predict, name, value)
+    monkeypatch.setattr(timing, "SECONDS_A_TURN", 0.0)
+    small = ["--sizes=deberta_v3_small", "--rounds=1", "--batch_size=2"]
+    return ["predict", *small, "--num_texts=5"]
+
+
+@pytest.mark.slow
+def test_predictions_are_timed_alone_where_transformers_is_not_installed(
+    tiny_predict, monkeypatch, capsys
+):
+    monkeypatch.setattr(benchmark_predict, "transformers", None)
+    benchmark.main(tiny_predict)
+    printed = capsys.readouterr().out
+    assert "not installed: torch and transformers" in printed
+    (row,) = rows_of(printed)
+    assert row[:2] == ["deberta_v3_small", benchmark_predict.OURS]
+    assert float(row[2]) > 0
+    assert row[3:] == ["1.00", "0e+00"]
+
+
+@pytest.mark.reference
+def test_predictions_are_timed_beside_the_pipeline(tiny_predict, tmp_path):
+    pytest.importorskip("transformers")
+    document = tmp_path / "document.md"
+    document.write_text("<!-- predict -->\n<!-- end of predict -->\n")
+    benchmark.main([*tiny_predict, f"--document={document}"])
+    text = document.read_text()
+    assert text.startswith("<!-- predict -->\n2 threads, 1 rounds: 5 texts of ")
+    rows = rows_of(text)
+    assert [row[1] for row in rows] == [
+        benchmark_predict.OURS,
+        benchmark_predict.FOREIGN,
+    ]
+    assert rows[1][3] == "1.00"
+    # Probabilities in float32, of weights that all matter, and rows that are cut.
+    assert 0 < float(rows[0][4]) <= 1e-5
+    assert all(float(row[2]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("wrong", [0.51, np.nan])
+def test_probabilities_that_differ_are_not_timed(wrong):
+    contenders = {
+        benchmark_predict.OURS: lambda: np.full((2, 2), wrong),
+        benchmark_predict.FOREIGN: lambda: np.full((2, 2), 0.5),
+    }
+    with pytest.raises(RuntimeError, match="what is timed is not the same"):
+        benchmark_predict.differences(contenders)
 
 
 def test_a_ratio_is_the_median_of_rounds():
@@ -240,5 +305,7 @@ def test_mistakes_are_named():
         benchmark.main(["encoder", "--lengths", "5"])
     with pytest.raises(UsageError, match="lengths must be at least 2"):
         benchmark.main(["serving", "--lengths", "1"])
+    with pytest.raises(UsageError, match="num_texts must be at least 1"):
+        benchmark.main(["predict", "--num_texts=0"])
     with pytest.raises(UsageError, match="a command is wanted"):
         benchmark.main([])

@@ -24,6 +24,7 @@ from deberta_tf.rows import PretrainingRows, write_rows
 from tools import (
     benchmark_check,
     benchmark_encoder,
+    benchmark_predict,
     benchmark_serving,
     benchmark_sift,
     benchmark_startup,
@@ -96,6 +97,11 @@ def main(argv=None):
     )
     benchmark_serving.add_arguments(serving)
     serving.set_defaults(run=benchmark_serving.run)
+    predict = commands.add_parser(
+        "predict", help="texts a second, beside Hugging Face's pipeline"
+    )
+    benchmark_predict.add_arguments(predict)
+    predict.set_defaults(run=benchmark_predict.run)
     arguments = parser.parse_args(argv)
     if arguments.command and (arguments.check or arguments.record):
         raise files.UsageError(f"--check and --record go without {arguments.command}")
@@ -105,8 +111,8 @@ def main(argv=None):
         raise files.UsageError(
             "a command is wanted, or --check or --record: see --help"
         )
-    names = ("batch_size", "num_batches", "num_layers", "rounds", "sequence_length")
-    for name in names:
+    names = ("batch_size", "num_batches", "num_layers", "num_texts", "rounds")
+    for name in (*names, "sequence_length"):
         if getattr(arguments, name, 1) < 1:
             raise files.UsageError(f"{name} must be at least 1")
     arguments.run(arguments)
