@@ -177,6 +177,19 @@ def test_predictions_are_timed_beside_the_pipeline(tiny_predict, tmp_path):
     assert all(float(row[2]) > 0 for row in rows)
 
 
+def test_the_texts_to_predict_are_the_same_in_every_run(monkeypatch):
+    rows = [(f"text {i}", "positive") for i in range(9)] + [("a \x96 dash", "negative")]
+    found = {"train": rows}
+    monkeypatch.setattr(
+        benchmark_predict.evaluation_data, "read_sentiment", lambda: found
+    )
+    texts = benchmark_predict.read_texts(9)
+    assert sorted(texts) == [text for text, _ in rows[:9]]
+    assert benchmark_predict.read_texts(9) == texts
+    with pytest.raises(UsageError, match="at most 9. Received: 10"):
+        benchmark_predict.read_texts(10)
+
+
 @pytest.mark.parametrize("wrong", [0.51, np.nan])
 def test_probabilities_that_differ_are_not_timed(wrong):
     contenders = {

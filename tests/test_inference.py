@@ -270,6 +270,15 @@ def test_lengths_that_must_be_known_are_whole(backbone, compiled, lengths_seen):
     check_predicted(task, inputs, batch_size=4)
 
 
+def test_rows_are_whole_on_tpus(lengths_seen, monkeypatch):
+    task = make_tagger()
+    strategy = object.__new__(tf.distribute.TPUStrategy)
+    monkeypatch.setattr(task, "_distribute_strategy", strategy)
+    lengths_seen.clear()
+    task.predict_step((make_inputs(),))
+    assert lengths_seen == [LENGTH]
+
+
 @pytest.mark.slow
 def test_replicas_trim_their_own_rows():
     with mirrored(2).scope():
@@ -450,7 +459,7 @@ def test_the_next_batch_is_tokenised_while_one_is_computed(preprocessor, sentenc
     def wait(outputs):
         # Nobody tokenises it but a pipeline that goes on while this waits.
         text = texts[min(len(waited) + 1, 5)]
-        waited.append(tokenised[text].wait(timeout=60))
+        waited.append(all(waited) and tokenised[text].wait(timeout=60))
         return outputs
 
     def predict_step(data):

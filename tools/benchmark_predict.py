@@ -2,8 +2,8 @@
 
     .venv-reference/bin/python -m tools.benchmark predict --sizes deberta_v3_small
 
-Real texts of all lengths go in as a list of str on both sides, with the same tokenizer;
-both pad each batch to its longest. In turn, in one process.
+Sentences as they were written go in as a list of str on both sides, with the same
+tokenizer; both pad each batch to its longest. In turn, in one process.
 """
 
 import os
@@ -22,7 +22,7 @@ from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.published import PUBLISHED_SIZES
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
-from tools import demo_data, timing
+from tools import evaluation_data, timing
 from tools.documents import markdown_table, put_table
 from tools.package_data import read_member
 
@@ -73,14 +73,19 @@ def run(arguments):
 
 
 def read_texts(count):
-    """list of str: so many of the demo's prompts, always the same.
+    """list of str: so many sentences on films, always the same.
 
     Raises:
         UsageError: if there are not so many.
     """
-    texts = [text for text, _ in demo_data.read_prompts()["train"]]
+    rows = evaluation_data.read_sentiment()["train"]
+    # Some have control characters in place of dashes, which the two libraries'
+    # tokenizers read in two ways.
+    texts = [text for text, _ in rows if text.isprintable()]
     if count > len(texts):
-        raise files.UsageError(f"num_texts must be at most {len(texts)}. Got {count}")
+        raise files.UsageError(
+            f"num_texts must be at most {len(texts)}. Received: {count}"
+        )
     return random.Random(0).sample(texts, count)
 
 
