@@ -9,6 +9,7 @@ import pytest
 
 from deberta_tf.files import UsageError
 from deberta_tf.tasks import DebertaTextClassifier
+from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
 from tests.small_models import make_backbone, randomize
 from tools import (
     benchmark,
@@ -142,6 +143,16 @@ def tiny_predict(monkeypatch, sentences, sentencepiece_proto):
     monkeypatch.setattr(timing, "SECONDS_A_TURN", 0.0)
     small = ["--sizes=deberta_v3_small", "--rounds=1", "--batch_size=2"]
     return ["predict", *small, "--num_texts=5"]
+
+
+def test_texts_are_told_apart_before_they_are_timed(sentences, sentencepiece_proto):
+    tokenizer = DebertaSentencePieceTokenizer(sentencepiece_proto)
+    task = benchmark_predict.classifier(make_backbone(), tokenizer, 24)
+    benchmark_predict.tell_apart(task, sentences[:8])
+    logits = task.predict(sentences[:8], verbose=0)
+    # Fresh weights of a small model: its logits differed by 1e-3 or so.
+    np.testing.assert_allclose(logits.mean(axis=0), 0, atol=0.05)
+    np.testing.assert_allclose(logits.std(axis=0), 1, atol=0.05)
 
 
 @pytest.mark.slow
@@ -318,7 +329,7 @@ def test_mistakes_are_named():
         benchmark.main(["encoder", "--lengths", "5"])
     with pytest.raises(UsageError, match="lengths must be at least 2"):
         benchmark.main(["serving", "--lengths", "1"])
-    with pytest.raises(UsageError, match="num_texts must be at least 1"):
-        benchmark.main(["predict", "--num_texts=0"])
+    with pytest.raises(UsageError, match="num_texts must be at least 2"):
+        benchmark.main(["predict", "--num_texts=1"])
     with pytest.raises(UsageError, match="a command is wanted"):
         benchmark.main([])

@@ -111,8 +111,8 @@ def main(argv=None):
         raise files.UsageError(
             "a command is wanted, or --check or --record: see --help"
         )
-    names = ("batch_size", "num_batches", "num_layers", "num_texts", "rounds")
-    for name in (*names, "sequence_length"):
+    names = ("batch_size", "num_batches", "num_layers", "rounds", "sequence_length")
+    for name in names:
         if getattr(arguments, name, 1) < 1:
             raise files.UsageError(f"{name} must be at least 1")
     arguments.run(arguments)
