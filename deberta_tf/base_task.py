@@ -6,21 +6,21 @@ import os
 import warnings
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from deberta_tf import files
 from deberta_tf.backbone import DebertaBackbone, check_arguments
 from deberta_tf.checkpoints import folders, transfer, writer
 from deberta_tf.distribution import StrategyFit
-from deberta_tf.preprocessing import as_tensors
+from deberta_tf.inference import Inference
+from deberta_tf.preprocessing import ARRAYS, as_dataset, as_tensors
 from deberta_tf.relative_position import dimensions
 from deberta_tf.serving import ServingExport
 from deberta_tf.tokenizer_folders import has_tokenizer, warn_of_unread_tokenizer
 from deberta_tf.tokenizers import DebertaTokenizer
 
 
-class DebertaTask(StrategyFit, ServingExport, writer.HuggingFaceSaving):
+class DebertaTask(StrategyFit, Inference, ServingExport, writer.HuggingFaceSaving):
     """Base of the tasks: backbone, then `head(states, inputs)`.
 
     It stands before KerasHub's own class of the task, as in `class
@@ -155,12 +155,11 @@ class DebertaTask(StrategyFit, ServingExport, writer.HuggingFaceSaving):
         x, y = as_tensors(x), as_tensors(y)
         weights = kwargs.pop("sample_weight", None)
         held_out = kwargs.pop("validation_data", None)
-        arrays = (list, tuple, dict, np.ndarray, tf.Tensor, tf.RaggedTensor)
         if isinstance(held_out, (list, tuple)):
-            held_out = _examples(*as_tensors(tuple(held_out))).batch(batch_size or 32)
-        if isinstance(x, arrays):
+            held_out = as_dataset(*as_tensors(tuple(held_out))).batch(batch_size or 32)
+        if isinstance(x, ARRAYS):
             # KerasHub would hand arrays on in their order.
-            x = _examples(x, y, weights)
+            x = as_dataset(x, y, weights)
             if split := kwargs.pop("validation_split", None):
                 num_training = int(len(x) * (1 - split))
                 held_out = x.skip(num_training).batch(batch_size or 32)
@@ -176,10 +175,6 @@ class DebertaTask(StrategyFit, ServingExport, writer.HuggingFaceSaving):
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """`keras.Model.evaluate` on raw inputs or ids."""
         return super().evaluate(as_tensors(x), as_tensors(y), *args, **kwargs)
-
-    def predict(self, x, *args, **kwargs):
-        """`keras.Model.predict` on raw inputs or ids."""
-        return super().predict(as_tensors(x), *args, **kwargs)
 
     # Nothing in it is for AutoGraph, which takes seconds to read it all.
     @tf.autograph.experimental.do_not_convert
@@ -325,12 +320,6 @@ class DebertaTask(StrategyFit, ServingExport, writer.HuggingFaceSaving):
     def own_weights(self):
         """Variables of backbone and head."""
         return self.weights
-
-
-def _examples(x, y=None, sample_weight=None):
-    """Dataset of single examples, of arrays and tensors."""
-    samples = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
-    return tf.data.Dataset.from_tensor_slices(samples)
 
 
 def warn_of_fresh(task, parts):

@@ -1,6 +1,7 @@
 """The encoder of DeBERTa: blocks that share one relative table."""
 
 import contextlib
+import threading
 
 import keras
 import tensorflow as tf
@@ -10,6 +11,7 @@ from deberta_tf.block_loop import recomputed, scanned
 from deberta_tf.convolution import NgramConvolution
 from deberta_tf.dropout import Dropout
 from deberta_tf.embeddings import table_initializer, token_mask
+from deberta_tf.folded_positions import FoldedPositions
 from deberta_tf.relative_position import RelativePositions, select_rows
 
 
@@ -172,7 +174,8 @@ class DebertaEncoder(keras.layers.Layer):
             for i in range(num_layers)
         ]
         self.relative_norm = self.convolution = self.relative_embeddings = None
-        self._folded = None
+        # Another thread may train meanwhile, or trace what trains.
+        self._thread = threading.local()
         epsilon = self.blocks[0].output_norm.epsilon
         if self.has_relative_table and normalize_relative_embeddings:
             self.relative_norm = keras.layers.LayerNormalization(
@@ -198,7 +201,7 @@ class DebertaEncoder(keras.layers.Layer):
         hidden_dim = x_shape[-1]
         if self.has_relative_table:
             self.relative_embeddings = self.add_weight(
-                shape=(self._relative_positions.num_rows, hidden_dim),
+                shape=(self.relative_positions.num_rows, hidden_dim),
                 initializer=table_initializer(),
                 name="relative_embeddings",
             )
@@ -273,24 +276,23 @@ class DebertaEncoder(keras.layers.Layer):
         For inference. It gives the list of the variables that hold them, for an export:
         the layer itself does not, and what was traced within needs them.
         """
-        table = self.relative_table()
-        folded = [
-            {
-                term: tf.Variable(tf.cast(projected, self.variable_dtype), False)
-                for term, projected in (
-                    block.attention.project_positions(table).items()
-                    if self.has_relative_table
-                    else ()
-                )
-            }
-            for block in self.blocks
-        ]
-        # Not an attribute that Keras would take for state of the layer.
-        object.__setattr__(self, "_folded", folded)
+        folded = FoldedPositions(self)
+        folded.project()
+        with folded.in_use():
+            yield folded.variables
+
+    @contextlib.contextmanager
+    def taking(self, tables):
+        """Within it, in this thread, each block takes its dict of projected tables."""
+        before, self._thread.tables = self._folded, tables
         try:
-            yield [one for tables in folded for one in tables.values()]
+            yield
         finally:
-            object.__setattr__(self, "_folded", None)
+            self._thread.tables = before
+
+    @property
+    def _folded(self):
+        return getattr(self._thread, "tables", None)
 
     def _position_tables(self):
         """What each block takes for its positions."""
@@ -308,7 +310,7 @@ class DebertaEncoder(keras.layers.Layer):
         return self.relative_norm(self.relative_embeddings)
 
     @property
-    def _relative_positions(self) -> RelativePositions:
+    def relative_positions(self) -> RelativePositions:
         return self.blocks[0].attention.relative_positions
 
     def compute_output_spec(

@@ -197,6 +197,10 @@ class DebertaMaskedLM(DebertaTask, keras_hub.models.MaskedLM):
             return fill_masks(self, [texts], top_k)[0]
         return fill_masks(self, texts, top_k)
 
+    def map_token_outputs(self, function, outputs, inputs):
+        # Of masks, there is an axis of these.
+        return outputs if "mask_positions" in inputs else function(outputs)
+
     def output_weights(self, inputs):
         if "mask_positions" not in inputs:
             return tf.cast(token_mask(inputs["padding_mask"]), tf.float32)

@@ -1,5 +1,6 @@
 """What the preprocessors of tasks share."""
 
+import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
@@ -9,6 +10,8 @@ from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
 
 # What the models take of a packed row.
 INPUTS = ("token_ids", "padding_mask", "segment_ids")
+# What holds all examples, as KerasHub takes them; datasets and others give batches.
+ARRAYS = (list, tuple, dict, np.ndarray, tf.Tensor, tf.RaggedTensor)
 
 
 class DebertaPreprocessor(keras_hub.models.Preprocessor):
@@ -58,6 +61,12 @@ def as_tensors(nest):
     if len({len(row) for row in rows}) == 1 and rows[0]:
         return tf.constant(rows)
     return tf.ragged.constant(rows, None if any(rows) else tf.string)
+
+
+def as_dataset(x, y=None, sample_weight=None):
+    """`tf.data.Dataset` of single examples, of arrays and tensors."""
+    samples = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+    return tf.data.Dataset.from_tensor_slices(samples)
 
 
 def as_ragged(rows):

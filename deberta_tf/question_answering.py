@@ -233,6 +233,9 @@ class DebertaQuestionAnswering(DebertaTask, keras_hub.models.Task):
         # Of the tokens, one begins the span and one ends it.
         return tf.transpose(tf.where(real, logits, PADDING_LOGIT), [0, 2, 1])
 
+    def map_token_outputs(self, function, outputs, inputs):
+        return function(outputs)
+
     def output_weights(self, inputs):
         return tf.ones([dimensions(inputs["token_ids"])[0], 2])
 

@@ -82,6 +82,11 @@ class RelativePositions:
         """Rows of the relative table, 2k."""
         return 2 * (self.bucket_size or self.max_distance)
 
+    @property
+    def takes_any_length(self):
+        """Whether a length may be known only when the program runs."""
+        return self.clamp_distances or not self.bucket_size
+
     def rows(self, distances):
         """Table rows of distances known when the program is traced.
 
@@ -118,7 +123,7 @@ class RelativePositions:
             int32 tensor shaped as `distances`, in [0, num_rows).
         """
         reach = self.max_distance
-        if self.bucket_size and not self.clamp_distances:
+        if not self.takes_any_length:
             if longest is None:
                 raise ValueError(
                     "clamp_distances=False needs a sequence length that is known "

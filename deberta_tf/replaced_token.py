@@ -162,6 +162,10 @@ class DebertaReplacedTokenDetection(
             "logits": self.discriminate(corrupted, training=training),
         }
 
+    def map_token_outputs(self, function, outputs, inputs):
+        by_token = {name: function(outputs[name]) for name in ("token_ids", "logits")}
+        return {**outputs, **by_token}
+
     def discriminate(self, inputs, training=None):
         """Logits of each token being a replaced one.
 

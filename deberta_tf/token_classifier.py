@@ -152,6 +152,9 @@ class DebertaTokenClassifier(LabelledTask, keras_hub.models.Task):
             "weighted_metrics": [keras.metrics.SparseCategoricalAccuracy("accuracy")]
         }
 
+    def map_token_outputs(self, function, outputs, inputs):
+        return function(outputs)
+
     def output_weights(self, inputs):
         return tf.cast(token_mask(inputs["padding_mask"]), tf.float32)
 

@@ -46,12 +46,13 @@ LEVELS = [
     # Needs jax, which `fused_attention` asks for where the kernel is.
     {"fused_kernel"},
     {"position_terms", "fused_attention"},
-    {"attention", "block_loop"},
+    {"attention", "block_loop", "folded_positions"},
     {"embeddings", "convolution", "encoder", "backbone"},
     {"attention_terms"},
     {"heads", "task_heads"},
     {
         "base_task",
+        "inference",
         "labelled_task",
         "masked_lm",
         "tasks",

@@ -9,10 +9,12 @@ import pytest
 
 from deberta_tf.files import UsageError
 from deberta_tf.tasks import DebertaTextClassifier
+from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
 from tests.small_models import make_backbone, randomize
 from tools import (
     benchmark,
     benchmark_check,
+    benchmark_predict,
     benchmark_serving,
     benchmark_sift,
     encoders,
@@ -120,6 +122,93 @@ def test_logits_that_differ_are_not_timed():
     }
     with pytest.raises(RuntimeError, match="logits differ by nan at 9 tokens"):
         benchmark_serving.differences(contenders, np.zeros((2, 9), int))
+
+
+@pytest.fixture
+def tiny_predict(monkeypatch, sentences, sentencepiece_proto):
+    """Arguments of a run with a tiny geometry and other texts."""
+
+    def make_task(size, tokenizer):
+        task = benchmark_predict.classifier(make_backbone(), tokenizer, 24)
+        randomize(task)
+        return task
+
+    replaced = {
+        "make_task": make_task,
+        "read_texts": lambda count: [text * 2 for text in sentences[:count]],
+        "read_vocabulary": lambda: sentencepiece_proto,
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(benchmark_predict, name, value)
+    monkeypatch.setattr(timing, "SECONDS_A_TURN", 0.0)
+    small = ["--sizes=deberta_v3_small", "--rounds=1", "--batch_size=2"]
+    return ["predict", *small, "--num_texts=5"]
+
+
+def test_texts_are_told_apart_before_they_are_timed(sentences, sentencepiece_proto):
+    tokenizer = DebertaSentencePieceTokenizer(sentencepiece_proto)
+    task = benchmark_predict.classifier(make_backbone(), tokenizer, 24)
+    benchmark_predict.tell_apart(task, sentences[:8])
+    logits = task.predict(sentences[:8], verbose=0)
+    # Fresh weights of a small model: its logits differed by 1e-3 or so.
+    np.testing.assert_allclose(logits.mean(axis=0), 0, atol=0.05)
+    np.testing.assert_allclose(logits.std(axis=0), 1, atol=0.05)
+
+
+@pytest.mark.slow
+def test_predictions_are_timed_alone_where_transformers_is_not_installed(
+    tiny_predict, monkeypatch, capsys
+):
+    monkeypatch.setattr(benchmark_predict, "transformers", None)
+    benchmark.main(tiny_predict)
+    printed = capsys.readouterr().out
+    assert "not installed: torch and transformers" in printed
+    (row,) = rows_of(printed)
+    assert row[:2] == ["deberta_v3_small", benchmark_predict.OURS]
+    assert float(row[2]) > 0
+    assert row[3:] == ["1.00", "0e+00"]
+
+
+@pytest.mark.reference
+def test_predictions_are_timed_beside_the_pipeline(tiny_predict, tmp_path):
+    pytest.importorskip("transformers")
+    document = tmp_path / "document.md"
+    document.write_text("<!-- predict -->\n<!-- end of predict -->\n")
+    benchmark.main([*tiny_predict, f"--document={document}"])
+    text = document.read_text()
+    assert text.startswith("<!-- predict -->\n2 threads, 1 rounds: 5 texts of ")
+    rows = rows_of(text)
+    assert [row[1] for row in rows] == [
+        benchmark_predict.OURS,
+        benchmark_predict.FOREIGN,
+    ]
+    assert rows[1][3] == "1.00"
+    # Probabilities in float32, of weights that all matter, and rows that are cut.
+    assert 0 < float(rows[0][4]) <= 1e-5
+    assert all(float(row[2]) > 0 for row in rows)
+
+
+def test_the_texts_to_predict_are_the_same_in_every_run(monkeypatch):
+    rows = [(f"text {i}", "positive") for i in range(9)] + [("a \x96 dash", "negative")]
+    found = {"train": rows}
+    monkeypatch.setattr(
+        benchmark_predict.evaluation_data, "read_sentiment", lambda: found
+    )
+    texts = benchmark_predict.read_texts(9)
+    assert sorted(texts) == [text for text, _ in rows[:9]]
+    assert benchmark_predict.read_texts(9) == texts
+    with pytest.raises(UsageError, match="at most 9. Received: 10"):
+        benchmark_predict.read_texts(10)
+
+
+@pytest.mark.parametrize("wrong", [0.51, np.nan])
+def test_probabilities_that_differ_are_not_timed(wrong):
+    contenders = {
+        benchmark_predict.OURS: lambda: np.full((2, 2), wrong),
+        benchmark_predict.FOREIGN: lambda: np.full((2, 2), 0.5),
+    }
+    with pytest.raises(RuntimeError, match="what is timed is not the same"):
+        benchmark_predict.differences(contenders)
 
 
 def test_a_ratio_is_the_median_of_rounds():
@@ -240,5 +329,7 @@ def test_mistakes_are_named():
         benchmark.main(["encoder", "--lengths", "5"])
     with pytest.raises(UsageError, match="lengths must be at least 2"):
         benchmark.main(["serving", "--lengths", "1"])
+    with pytest.raises(UsageError, match="num_texts must be at least 2"):
+        benchmark.main(["predict", "--num_texts=1"])
     with pytest.raises(UsageError, match="a command is wanted"):
         benchmark.main([])

@@ -25,6 +25,7 @@ from tools import (
     benchmark_check,
     benchmark_encoder,
     benchmark_masked_lm,
+    benchmark_predict,
     benchmark_serving,
     benchmark_sift,
     benchmark_startup,
@@ -102,6 +103,11 @@ def main(argv=None):
     )
     benchmark_serving.add_arguments(serving)
     serving.set_defaults(run=benchmark_serving.run)
+    predict = commands.add_parser(
+        "predict", help="texts a second, beside Hugging Face's pipeline"
+    )
+    benchmark_predict.add_arguments(predict)
+    predict.set_defaults(run=benchmark_predict.run)
     arguments = parser.parse_args(argv)
     if arguments.command and (arguments.check or arguments.record):
         raise files.UsageError(f"--check and --record go without {arguments.command}")
