@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 
 from deberta_tf import files
-from deberta_tf.attention import ATTENTION_FORMS
+from deberta_tf.attention_forms import ATTENTION_FORMS
 from tools import hlo_text, tpu_report, tpu_step
 
 # One chip of each, and how its cores are taken: the two of a v4 are one device, as
