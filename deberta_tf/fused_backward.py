@@ -90,6 +90,10 @@ def _add_gradients(
         factors = tiles.dropout_of(dropout_keys, i, j, length, settings.dropout)
         return weights, weights * factors, d_weights * factors
 
+    if count == 1:
+        # The tile of the mean and of the gradients is one, and computed once.
+        softmax = functools.cache(softmax)
+
     def add_to_mean(j, mean):
         weights, _, d_weights = softmax(j)
         return mean + (weights * d_weights).sum(axis=1, keepdims=True)
