@@ -3,7 +3,9 @@
 Scores and probabilities are computed again, tile by tile.
 """
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,20 +40,13 @@ def backward_kernel(
         _clear(d_tables)
 
     _clear(sums)
-    dropout_keys = tiles.dropout_keys(seed, settings)
-    operands = (keep, query, key, value, upstream, logarithms, tables)
+    step = _Step(
+        keep, query, key, value, upstream, logarithms, tables, d_tables, sums,
+        tiles.dropout_keys(seed, settings), length, settings,
+    )  # fmt: skip
     for head in range(settings.heads_a_group):
-        add = functools.partial(
-            _add_gradients,
-            head=head,
-            operands=operands,
-            d_tables=d_tables,
-            sums=sums,
-            dropout_keys=dropout_keys[head],
-            length=length,
-            settings=settings,
-        )
-        tiles.loop(length // tiles.tile_of(length), add)
+        add = functools.partial(_add_gradients, step, head)
+        tiles.loop(length // step.tile, lambda i, _, add=add: add(i))
     for one, total in zip(gradients, sums.values(), strict=True):
         one[...] = total[...].astype(one.dtype)
 
@@ -65,31 +60,40 @@ def _clear(references):
         one[...] = jnp.zeros_like(one)
 
 
-def _add_gradients(
-    i, _, head, operands, d_tables, sums, dropout_keys, length, settings
-):
-    """Adds to the sums what comes of one head's tile of queries, i."""
-    keep, query, key, value, upstream, logarithms, tables = operands
-    tile = tiles.tile_of(length)
-    count = length // tile
-    at, own = tiles.tile_at(i, tile), tiles.lanes_of(head, settings)
-    queries = jnp.where(own, query[at, :], 0)
-    d_output = jnp.where(own, upstream[at, :], 0)
-    column = tiles.as_column(logarithms[head : head + 1, at])
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A step of the grid: references as `backward_kernel` takes them, and sums."""
 
-    def softmax(j):
-        """Probabilities, what dropout leaves of them, and their gradient, (t, t)."""
-        there = tiles.tile_at(j, tile)
-        scores = tiles.scores_of(queries, key[there, :], tables, i, j, length, own)
-        allowed = keep[:, there] > 0
-        weights = jnp.exp(scores * settings.scale - column)
-        weights = jnp.where(allowed, weights, 0.0)
-        d_weights = tiles.product_by_rows(d_output, value[there, :])
-        if not settings.dropout:
-            return weights, weights, d_weights
-        factors = tiles.dropout_of(dropout_keys, i, j, length, settings.dropout)
-        return weights, weights * factors, d_weights * factors
+    keep: Any
+    query: Any
+    key: Any
+    value: Any
+    upstream: Any
+    logarithms: Any
+    tables: dict
+    d_tables: dict
+    sums: dict
+    dropout_keys: list
+    length: int
+    settings: Any
 
+    @property
+    def tile(self):
+        return tiles.tile_of(self.length)
+
+    def at(self, number):
+        return tiles.tile_at(number, self.tile)
+
+    def of_head(self, reference, head, number):
+        """(t, LANES), a tile of a reference, zero in other heads' lanes."""
+        own = tiles.lanes_of(head, self.settings)
+        return jnp.where(own, reference[self.at(number), :], 0)
+
+
+def _add_gradients(step, head, i):
+    """Adds what comes of one head's tile of queries."""
+    count = step.length // step.tile
+    softmax = functools.partial(_softmax, step, head, i)
     if count == 1:
         # The tile of the mean and of the gradients is one, and computed once.
         softmax = functools.cache(softmax)
@@ -100,29 +104,61 @@ def _add_gradients(
 
     # Not by the output, which is rounded: the gradients of a row's scores would not
     # cancel, as those of the keys' bias have to.
-    mean = tiles.loop(count, add_to_mean, jnp.zeros((tile, 1), jnp.float32))
+    mean = tiles.loop(count, add_to_mean, jnp.zeros((step.tile, 1), jnp.float32))
+    tiles.loop(count, lambda j, _: _add_tile(step, head, i, j, softmax(j), mean))
 
-    def key_tile(j, _):
-        weights, kept, d_weights = softmax(j)
-        d_scores = weights * (d_weights - mean) * settings.scale
-        d_scores = d_scores.astype(queries.dtype)
-        there = tiles.tile_at(j, tile)
-        keys = jnp.where(own, key[there, :], 0)
-        kept = kept.astype(keys.dtype)
-        sums["value"][there, :] += tiles.product_by_columns(kept, d_output)
-        sums["query"][at, :] += tiles.product(d_scores, keys)
-        sums["key"][there, :] += tiles.product_by_columns(d_scores, queries)
-        for term, first in tiles.windows(tables, i, j, length).items():
-            name, content, here = {
-                "c2p": ("query", queries, at),
-                "p2c": ("key", keys, there),
-            }[term]
-            found = _position_gradient(
-                d_scores, content, tables[term], d_tables[term], first, term == "c2p"
-            )
-            sums[name][here, :] += jnp.where(own, found, 0.0)
 
-    tiles.loop(count, key_tile)
+def _softmax(step, head, i, j):
+    """Probabilities, what dropout leaves of them, and their gradient, (t, t)."""
+    settings, there = step.settings, step.at(j)
+    scores = tiles.scores_of(
+        step.of_head(step.query, head, i),
+        step.key[there, :],
+        step.tables,
+        i,
+        j,
+        step.length,
+        tiles.lanes_of(head, settings),
+    )
+    logarithms = tiles.as_column(step.logarithms[head : head + 1, step.at(i)])
+    allowed = step.keep[:, there] > 0
+    weights = jnp.where(allowed, jnp.exp(scores * settings.scale - logarithms), 0.0)
+    d_output = step.of_head(step.upstream, head, i)
+    d_weights = tiles.product_by_rows(d_output, step.value[there, :])
+    if not settings.dropout:
+        return weights, weights, d_weights
+    keys = step.dropout_keys[head]
+    factors = tiles.dropout_of(keys, i, j, step.length, settings.dropout)
+    return weights, weights * factors, d_weights * factors
+
+
+def _add_tile(step, head, i, j, softmax, mean):
+    """Adds what comes of a tile of queries and one of keys.
+
+    Args:
+        softmax: what `_softmax` gives of them.
+        mean: float32 (t, 1), of the probabilities' gradients in a row.
+    """
+    weights, kept, d_weights = softmax
+    dtype, at, there = step.query.dtype, step.at(i), step.at(j)
+    d_scores = weights * (d_weights - mean) * step.settings.scale
+    d_scores = d_scores.astype(dtype)
+    queries = step.of_head(step.query, head, i)
+    keys = step.of_head(step.key, head, j)
+    d_output = step.of_head(step.upstream, head, i)
+    sums = step.sums
+    sums["value"][there, :] += tiles.product_by_columns(kept.astype(dtype), d_output)
+    sums["query"][at, :] += tiles.product(d_scores, keys)
+    sums["key"][there, :] += tiles.product_by_columns(d_scores, queries)
+    own = tiles.lanes_of(head, step.settings)
+    contents = {"c2p": ("query", queries, at), "p2c": ("key", keys, there)}
+    for term, first in tiles.windows(step.tables, i, j, step.length).items():
+        name, content, here = contents[term]
+        table, d_table = step.tables[term], step.d_tables[term]
+        found = _position_gradient(
+            d_scores, content, table, d_table, first, by_query=term == "c2p"
+        )
+        sums[name][here, :] += jnp.where(own, found, 0.0)
 
 
 def _position_gradient(d_scores, content, table, d_table, first, by_query):
