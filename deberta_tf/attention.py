@@ -1,26 +1,20 @@
 """Disentangled self-attention (section 3.1 of the paper).
 
 Axes in comments: `b` example, `q` query position, `k` key position, `n` head,
-`h` head width, `r` row of the relative table, `w` distance (one diagonal of the
-score matrix).
+`h` head width, `r` row of the relative table.
 """
 
 import keras
 import tensorflow as tf
 
 from deberta_tf import fused_attention
+from deberta_tf.attention_forms import ATTENTION_FORMS, block_size, chosen_form
+from deberta_tf.attention_masks import full_mask, uniform_where_lost, without_lost
 from deberta_tf.dropout import Dropout
 from deberta_tf.position_terms import position_terms
 from deberta_tf.relative_position import RelativePositions, dimensions
 
-ATTENTION_FORMS = ("auto", "gather", "shift", "product", "fused")
 POSITION_TERMS = ("c2p", "p2c")
-# Beyond so many queries, in the form "shift", they are taken in blocks, one after the
-# other: a block of s queries and k keys has s + k distances, not 2 k, and memory grows
-# with the length alone.
-UNDIVIDED = 512
-BLOCKS = 4
-LARGEST_BLOCK = 512
 
 
 @keras.saving.register_keras_serializable("deberta_tf")
@@ -145,14 +139,10 @@ class DisentangledSelfAttention(keras.layers.Layer):
     ):
         form = chosen_form(self.attention_form)
         if form == "fused":
-            if self._fits_kernel(
-                query,
-                memory,
-                relative_embeddings,
-                attention_mask,
-                query_positions,
-                return_attention_scores,
-            ):
+            fits = not return_attention_scores and self._fits_kernel(
+                query, memory, relative_embeddings, attention_mask, query_positions
+            )
+            if fits:
                 return self.output_dense(
                     self._fused(query, relative_embeddings, attention_mask, training)
                 )
@@ -185,11 +175,11 @@ class DisentangledSelfAttention(keras.layers.Layer):
             terms = self._terms(queries, keys, positions, at, form, first)
             content = terms.pop("c2c")
             scores = content + tf.add_n([*terms.values()]) if terms else content
-            probabilities = _softmax(scores, mask)
+            probabilities = uniform_where_lost(scores, mask)
             weights = tf.cast(probabilities, self.compute_dtype)
             weights = self.probability_dropout(weights, training=training)
             context = tf.matmul(weights, values)
-            return _without_lost(context, mask), probabilities
+            return without_lost(context, mask), probabilities
 
         size = block_size(queries.shape[2]) if at is None and form == "shift" else None
         if size is None or not self.position_terms:
@@ -271,33 +261,35 @@ class DisentangledSelfAttention(keras.layers.Layer):
             relative_embeddings = tf.slice(relative_embeddings, [first, 0], [count, -1])
         return self.project_positions(relative_embeddings, training), positions
 
-    def _fits_kernel(self, query, memory, table, mask, at, return_scores):
-        """Whether the fused kernel computes what is asked for."""
-        if memory is not None or return_scores or table is None:
+    def _fits_kernel(self, query, memory, table, mask, at):
+        """Whether the fused kernel computes contexts of such inputs."""
+        if memory is not None or self.probability_dropout.rate == 1:
             return False
-        if isinstance(table, dict) or self.probability_dropout.rate == 1:
+        # A table that is projected already, or missing, is for the other forms.
+        if self.position_terms and (table is None or isinstance(table, dict)):
             return False
-        reason = fused_attention.unfit(
+        return not fused_attention.unfit(
             self.num_heads,
             self.head_dim,
             tuple(query.shape[:2]),
-            self.position_terms,
             self.compute_dtype,
             at,
             2 if mask is None else mask.shape.rank,
         )
-        return reason is None
 
     def _fused(self, query, table, padding_mask, training):
         """(b, l, n·h), by the kernel."""
         first, count, positions = self.relative_positions.within(query.shape[1] - 1)
+        tables = {}
+        if self.position_terms:
+            tables = self._projected(tf.slice(table, [first, 0], [count, -1]), training)
         dropout = self.probability_dropout
         drops = training and dropout.rate > 0
         return fused_attention.fused_attention(
             self.query_dense(query),
             self.key_dense(query),
             self.value_dense(query),
-            self._projected(tf.slice(table, [first, 0], [count, -1]), training),
+            tables,
             padding_mask,
             positions,
             num_heads=self.num_heads,
@@ -406,70 +398,3 @@ class DisentangledSelfAttention(keras.layers.Layer):
             "attention_form": self.attention_form,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
-
-
-def chosen_form(form):
-    """The form that one asked for is on this process's devices."""
-    if form not in ("auto", "fused"):
-        return form
-    by_name = form == "fused"
-    if by_name and fused_attention.TARGET is not None:
-        return "fused"
-    if not tf.config.list_logical_devices("TPU"):
-        # What was trained by the kernel is loaded elsewhere, too.
-        return "shift"
-    return "fused" if by_name or fused_attention.is_at_hand() else "product"
-
-
-def block_size(length):
-    """Queries of a block; None where they are not divided."""
-    if length is None or length <= UNDIVIDED:
-        return None
-    return min(LARGEST_BLOCK, -(-length // BLOCKS))
-
-
-def full_mask(attention_mask):
-    """Which query may look at which key, bool (b, q, k), from a mask of either rank.
-
-    Of a mask (b, l), padded queries look nowhere either (SPEC 1.7).
-    """
-    if attention_mask is None:
-        return None
-    mask = tf.cast(attention_mask, "bool")
-    if mask.shape.rank == 3:
-        return mask
-    return tf.logical_and(mask[:, :, None], mask[:, None, :])
-
-
-def masked_softmax(scores, attention_mask=None):
-    """Softmax over the last axis where a mask allows, exact zeros elsewhere.
-
-    Args:
-        scores: float32 (n, b, q, k).
-        attention_mask: bool or int (b, q, k), or None.
-
-    Returns:
-        float32 (n, b, q, k). A row that allows no key is all zeros, not NaN and
-        not uniform (SPEC 1.7).
-    """
-    if attention_mask is None:
-        return tf.nn.softmax(scores)
-    mask = full_mask(attention_mask)
-    return tf.where(mask[None], _softmax(scores, mask), 0.0)
-
-
-def _softmax(scores, mask):
-    """The same, but uniform where a row allows no key."""
-    if mask is None:
-        return tf.nn.softmax(scores)
-    return tf.nn.softmax(tf.where(mask[None], scores, scores.dtype.min / 2))
-
-
-def _without_lost(context, mask):
-    """Contexts (n, b, q, h), zeros of queries that no key is allowed to.
-
-    Here, where there is the least to set to zero, and not in the probabilities.
-    """
-    if mask is None:
-        return context
-    return tf.where(tf.reduce_any(mask, -1)[None, ..., None], context, 0)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from deberta_tf.attention import full_mask, masked_softmax
+from deberta_tf.attention_masks import full_mask, masked_softmax
 
 
 def attention_terms(backbone, inputs, layers=None):

@@ -6,7 +6,8 @@ import threading
 import keras
 import tensorflow as tf
 
-from deberta_tf.attention import DisentangledSelfAttention, full_mask
+from deberta_tf.attention import DisentangledSelfAttention
+from deberta_tf.attention_masks import full_mask
 from deberta_tf.block_loop import recomputed, scanned
 from deberta_tf.convolution import NgramConvolution
 from deberta_tf.dropout import Dropout

@@ -41,7 +41,6 @@ def unfit(
     num_heads,
     head_dim,
     shape,
-    position_terms,
     dtype="bfloat16",
     query_positions=None,
     mask_rank=2,
@@ -51,7 +50,6 @@ def unfit(
     Args:
         num_heads, head_dim: int.
         shape: (b, l) of queries and keys; None in it is dynamic.
-        position_terms: tuple, of "c2p" and "p2c".
         dtype: str, in which queries and keys are.
         query_positions: not None where queries stand at places of their own.
         mask_rank: int. Rank of the mask; 2 is that of padding.
@@ -61,8 +59,6 @@ def unfit(
             f"heads must be {_HEAD_DIMS} wide, and all of them a multiple of 128; "
             f"found {num_heads} of {head_dim}"
         )
-    if not position_terms:
-        return "without position terms XLA's own attention serves"
     if None in shape:
         return f"rows and length must be known when it is traced; found {shape}"
     if shape[1] > LONGEST:
@@ -88,12 +84,12 @@ def fused_attention(
     dropout=0.0,
     seed=None,
 ):
-    """Contexts of disentangled attention, in one kernel.
+    """Contexts of disentangled attention, or BERT's, in one kernel.
 
     Args:
         query, key, value: (b, l, n·h), bfloat16 or float32.
         tables: dict of (r, n·h): "c2p", positions as keys, and "p2c", as queries; those
-            of the position terms there are.
+            of the position terms there are, if any.
         padding_mask: (b, l), or None.
         relative_positions: `RelativePositions`.
         num_heads: int.
@@ -190,7 +186,7 @@ def _differentiable(settings):
 
             def gradients(upstream):
                 *own, d_tables = backward(
-                    query, key, value, named, keep, seed, output, logarithms, upstream
+                    query, key, value, named, keep, seed, logarithms, upstream
                 )
                 return *own, *(
                     tf.cast(d_tables[term], table.dtype)

@@ -6,7 +6,7 @@ import threading
 import keras
 import tensorflow as tf
 
-from deberta_tf.attention import UNDIVIDED
+from deberta_tf.attention_forms import UNDIVIDED
 from deberta_tf.backbone import INPUT_NAMES
 from deberta_tf.encoder import DebertaEncoder
 from deberta_tf.folded_positions import FoldedPositions

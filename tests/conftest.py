@@ -10,6 +10,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import contextlib
 import pathlib
 import random
+import subprocess
+import sys
 
 # In the environment of the reference tests. Loaded after TensorFlow, PyTorch crashes.
 with contextlib.suppress(ImportError):
@@ -28,6 +30,22 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 4,
 )
+
+
+def pytest_pyfunc_call(pyfuncitem):
+    """Runs a test that is marked `own_process` in one, by pytest."""
+    inside = "TEST_IN_OWN_PROCESS"
+    if inside in os.environ or not pyfuncitem.get_closest_marker("own_process"):
+        return None
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "", pyfuncitem.nodeid],
+        env={**os.environ, inside: "1"},
+        cwd=pyfuncitem.config.rootpath,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    return True
 
 
 @pytest.fixture(autouse=True)

@@ -43,9 +43,12 @@ LEVELS = [
         "windows",
     },
     {"relative_position", "checkpoints", "distribution", "serving"},
-    # Needs jax, which `fused_attention` asks for where the kernel is.
+    # They need jax, and are loaded by `fused_attention` where the kernel is asked for.
+    {"fused_tiles"},
+    {"fused_forward", "fused_backward"},
     {"fused_kernel"},
-    {"position_terms", "fused_attention"},
+    {"position_terms", "fused_attention", "attention_masks"},
+    {"attention_forms"},
     {"attention", "block_loop", "folded_positions"},
     {"embeddings", "convolution", "encoder", "backbone"},
     {"attention_terms"},
@@ -70,9 +73,11 @@ LEVELS = [
 # KerasHub asks the hub where a preset is a handle.
 NOT_OURS = {"torch", "jax", "transformers", "onnxruntime", "flax", "huggingface_hub"}
 
+FUSED = ("tiles", "forward", "backward", "kernel")
+
 # Left out where it is not installed.
 COMPARED_WITH = {
-    "deberta_tf.fused_kernel": {"jax"},
+    **{f"deberta_tf.fused_{one}": {"jax"} for one in FUSED},
     "tools.tpu_kernel": {"jax"},
     "tools.encoders": {"torch", "transformers"},
     "tools.benchmark_serving": {"onnxruntime"},

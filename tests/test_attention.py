@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deberta_tf import attention
+from deberta_tf import attention_forms
 from deberta_tf import position_terms as position_terms_module
 from deberta_tf.attention import DisentangledSelfAttention
 from deberta_tf.position_terms import position_terms
@@ -321,7 +321,7 @@ def test_long_queries_are_taken_in_blocks(length, monkeypatch):
     inputs = make_inputs(positions, length, length)
     results = []
     for undivided in (100, 8):
-        monkeypatch.setattr(attention, "UNDIVIDED", undivided)
+        monkeypatch.setattr(attention_forms, "UNDIVIDED", undivided)
         layer = make_layer(positions, attention_form="shift")
         layer.build(inputs["query"].shape)
         randomize(layer)
@@ -330,7 +330,7 @@ def test_long_queries_are_taken_in_blocks(length, monkeypatch):
             loss = tf.reduce_sum(output**2) + tf.reduce_sum(scores**2)
         gradients = tape.gradient(loss, [w.value for w in layer.weights])
         results.append([output, scores, *gradients])
-    assert attention.block_size(length) == -(-length // 4)
+    assert attention_forms.block_size(length) == -(-length // 4)
     for whole, divided in zip(*results, strict=True):
         # Sums in another order, of terms as large as the largest.
         scale = np.abs(whole).max()
@@ -338,7 +338,7 @@ def test_long_queries_are_taken_in_blocks(length, monkeypatch):
 
 
 def test_blocks_of_a_recomputed_layer_drop_out_each_in_its_own_way(monkeypatch):
-    monkeypatch.setattr(attention, "UNDIVIDED", 8)
+    monkeypatch.setattr(attention_forms, "UNDIVIDED", 8)
     positions = RelativePositions(4, 8)
     layer = make_layer(positions, dropout=0.5, attention_form="shift")
     inputs = make_inputs(positions, 16, 16)

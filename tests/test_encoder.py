@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deberta_tf.attention import full_mask
+from deberta_tf.attention_masks import full_mask
 from deberta_tf.convolution import NgramConvolution
 from deberta_tf.embeddings import DebertaEmbeddings, token_mask
 from deberta_tf.encoder import (

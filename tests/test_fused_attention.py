@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deberta_tf import attention, fused_attention
-from deberta_tf.attention import DisentangledSelfAttention, chosen_form
+from deberta_tf import fused_attention
+from deberta_tf.attention import DisentangledSelfAttention
+from deberta_tf.attention_forms import chosen_form
+from deberta_tf.attention_masks import full_mask
 from deberta_tf.backbone import DebertaBackbone
 from deberta_tf.optimization import adamw
 from deberta_tf.relative_position import RelativePositions
@@ -22,13 +24,21 @@ from deberta_tf.tasks import DebertaTextClassifier
 from tests.test_attention import make_inputs, oracle, randomize
 
 pytest.importorskip("jax", reason="requirements-fused.txt is not installed")
-kernel = importlib.import_module("deberta_tf.fused_kernel")
+fused_tiles = importlib.import_module("deberta_tf.fused_tiles")
 
 HIDDEN = 12
 BUCKETS, PLAIN = RelativePositions(8, 16), RelativePositions(0, 40)
 # Of what is compared, float32: sums of some hundred products of units.
 TOLERANCE = 2e-5
 BOTH = ("c2p", "p2c")
+# TensorFlow's compiler for CPUs leaves frames of code that is gone registered with
+# libgcc, and what next throws in C++ (the eager fast path does) reads them: a process
+# with some of these modules in it ends by SIGSEGV in `_Unwind_Find_FDE`.
+SLOW = (pytest.mark.slow, pytest.mark.own_process)
+
+
+def slow(test):
+    return pytest.mark.slow(pytest.mark.own_process(test))
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +49,7 @@ def interpreted(monkeypatch):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles of 128: several of queries and of keys, so the softmax goes on."""
-    monkeypatch.setattr(kernel, "LARGEST_TILE", 128)
+    monkeypatch.setattr(fused_tiles, "LARGEST_TILE", 128)
     # What is traced with other tiles is kept.
     fused_attention._converted.cache_clear()
     fused_attention._differentiable.cache_clear()
@@ -78,7 +88,10 @@ def results(layer, inputs, training=False):
         output = layer(**inputs, training=training)
         factors = np.sin(np.arange(tf.size(output))).reshape(output.shape)
         loss = tf.reduce_sum(tf.cast(output, "float32") * factors.astype("float32"))
-    gradients = tape.gradient(loss, [*variables, *watched])
+    # Without position terms none goes into the table.
+    gradients = tape.gradient(
+        loss, [*variables, *watched], unconnected_gradients="zero"
+    )
     return [tf.cast(one, "float32").numpy() for one in (output, *gradients)]
 
 
@@ -93,13 +106,14 @@ def close(found, expected, tolerance=TOLERANCE):
 CASES = [
     pytest.param(100, 1, 128, BUCKETS, BOTH, id="padded"),
     *(
-        pytest.param(length, *rest, marks=pytest.mark.slow, id=name)
+        pytest.param(length, *rest, marks=SLOW, id=name)
         for length, *rest, name in [
             (128, 2, 64, BUCKETS, BOTH, "pair of heads"),
             (1, 2, 64, BUCKETS, BOTH, "one token"),
             (130, 4, 32, PLAIN, BOTH, "plain distances"),
             (200, 2, 64, BUCKETS, ("c2p",), "c2p alone"),
             (200, 2, 64, PLAIN, ("p2c",), "p2c alone"),
+            (200, 2, 64, BUCKETS, (), "without position terms"),
             (384, 2, 64, RelativePositions(256, 512), BOTH, "three parts"),
             (640, 1, 128, RelativePositions(256, 512), BOTH, "several tiles"),
         ]
@@ -117,18 +131,18 @@ def test_it_computes_what_the_gather_does(length, heads, width, positions, terms
     close(found, expected)
 
 
-@pytest.mark.slow
+@slow
 def test_it_computes_what_the_oracle_does():
     inputs = inputs_of(40)
     layer = make_layer("fused", heads=2, width=64)
-    mask = attention.full_mask(inputs["attention_mask"])
+    mask = full_mask(inputs["attention_mask"])
     spelt = {**inputs, "memory": inputs["query"], "attention_mask": mask}
     np.testing.assert_allclose(layer(**inputs), oracle(layer, spelt), atol=TOLERANCE)
 
 
-@pytest.mark.slow
+@slow
 def test_tiles_share_a_softmax(small_tiles):
-    assert kernel.tile_of(384) == 128
+    assert fused_tiles.tile_of(384) == 128
     inputs = inputs_of(300)
     expected, found = (
         results(make_layer(form, heads=2, width=64), inputs)
@@ -137,7 +151,7 @@ def test_tiles_share_a_softmax(small_tiles):
     close(found, expected)
 
 
-@pytest.mark.slow
+@slow
 def test_gradients_in_bfloat16_are_near_those_in_float32():
     inputs = inputs_of(384)
     exact = results(make_layer("gather", heads=2, width=64), inputs)
@@ -152,7 +166,7 @@ def test_gradients_in_bfloat16_are_near_those_in_float32():
         assert np.linalg.norm(one - right) < bound + 1e-3
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("tiles", [False, True])
 def test_dropout_is_that_of_the_factors_told(tiles, request):
     if tiles:
@@ -198,10 +212,10 @@ def test_dropout_is_that_of_the_factors_told(tiles, request):
 
 def expected_factors(seed, number, length, rate):
     """Dropout's factors of one head of one example, (l, l)."""
-    first = kernel.hashed(np.int32(seed[0].numpy() ^ number))
-    second = kernel.hashed(np.int32(seed[1].numpy() + number))
+    first = fused_tiles.hashed(np.int32(seed[0].numpy() ^ number))
+    second = fused_tiles.hashed(np.int32(seed[1].numpy() + number))
     places = np.arange(length * length, dtype="int32").reshape(length, length)
-    return np.asarray(kernel.dropout_factors(places, first, second, rate))
+    return np.asarray(fused_tiles.dropout_factors(places, first, second, rate))
 
 
 def with_gradients(function, *inputs):
@@ -222,7 +236,7 @@ def test_another_call_drops_out_otherwise_and_inference_does_not():
     np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("option", ["gradient_checkpointing", "scan_layers", None])
 def test_a_model_trains_by_it_as_by_the_gather(option):
     options = {option: True} if option else {}
@@ -250,17 +264,16 @@ def test_a_model_trains_by_it_as_by_the_gather(option):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ((12, 64, (8, 512), BOTH), None),
-        ((6, 64, (1, 100), BOTH), None),
-        ((3, 64, (8, 128), BOTH), "a multiple of 128; found 3 of 64"),
-        ((12, 48, (8, 128), BOTH), "found 12 of 48"),
-        ((12, 64, (8, None), BOTH), "known when it is traced"),
-        ((12, 64, (None, 128), BOTH), "found (None, 128)"),
-        ((12, 64, (8, 128), ()), "without position terms"),
-        ((12, 64, (8, 4096), BOTH), "at most 2048"),
-        ((12, 64, (8, 128), BOTH, "float16"), "found float16"),
-        ((12, 64, (8, 128), BOTH, "bfloat16", "somewhere"), "query_positions"),
-        ((12, 64, (8, 128), BOTH, "float32", None, 3), "found rank 3"),
+        ((12, 64, (8, 512)), None),
+        ((6, 64, (1, 100)), None),
+        ((3, 64, (8, 128)), "a multiple of 128; found 3 of 64"),
+        ((12, 48, (8, 128)), "found 12 of 48"),
+        ((12, 64, (8, None)), "known when it is traced"),
+        ((12, 64, (None, 128)), "found (None, 128)"),
+        ((12, 64, (8, 4096)), "at most 2048"),
+        ((12, 64, (8, 128), "float16"), "found float16"),
+        ((12, 64, (8, 128), "bfloat16", "somewhere"), "query_positions"),
+        ((12, 64, (8, 128), "float32", None, 3), "found rank 3"),
     ],
 )
 def test_what_does_not_fit_is_told(arguments, reason):
@@ -279,7 +292,7 @@ def test_where_it_does_not_fit_products_take_its_place(change, monkeypatch):
         inputs["memory"] = inputs["query"][:, :9]
         inputs["attention_mask"] = None
     elif change == "mask":
-        inputs["attention_mask"] = attention.full_mask(inputs["attention_mask"])
+        inputs["attention_mask"] = full_mask(inputs["attention_mask"])
     else:
         inputs["return_attention_scores"] = True
     found, expected = (make_layer(form)(**inputs) for form in ("fused", "gather"))
@@ -328,7 +341,7 @@ def test_the_library_does_not_load_the_kernel():
 
 def test_tiles_are_the_largest_that_divide():
     lengths = (128, 256, 384, 512, 640, 768, 1024, 1152, 2048)
-    tiles = [kernel.tile_of(length) for length in lengths]
+    tiles = [fused_tiles.tile_of(length) for length in lengths]
     assert tiles == [128, 256, 384, 512, 128, 384, 512, 384, 512]
     for length, tile in itertools.product(lengths, [512, 384, 256]):
-        assert length % tile or kernel.tile_of(length) >= tile
+        assert length % tile or fused_tiles.tile_of(length) >= tile

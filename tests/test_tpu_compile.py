@@ -55,6 +55,7 @@ def test_the_step_of_each_objective_becomes_a_module(objective, sift):
         optimizer="adamw",
         precision="mixed_bfloat16",
         attention_form="auto",
+        dropout=None,
         gradient_checkpointing=False,
         scan_layers=False,
         sift=sift,
@@ -119,6 +120,26 @@ def test_operations_over_scores_are_found_and_origins_counted(capsys):
     assert tpu_report.tell(options, task, report) == 0
 
 
+@pytest.mark.parametrize(
+    ("kernels", "told"),
+    [
+        ((0, 0), "(of 3.0M and 2.0M cycles)"),
+        ((2, 0), "; without 2 and 0 runs of kernels, which have no estimate"),
+        ((2, 1), "; without 2 and 1 runs of kernels, which have no estimate"),
+    ],
+)
+def test_ratios_tell_of_what_they_leave_out(kernels, told):
+    reports = []
+    for cycles, count in zip((3_000_000, 2_000_000), kernels, strict=True):
+        kernel = operation("custom-call", "attention/pallas_call", 9)
+        operations = [operation("fusion", "x", 9, cycles), *[kernel] * count]
+        sizes = {"bytes": cycles, "flops": 7, "temporaries": 7}
+        reports.append({**sizes, "operations": operations})
+    line = tpu_report.compare(*reports)
+    assert line.startswith("cycles 1.50, bytes 1.50, flops 1.00, temporaries 1.00 (of")
+    assert line.endswith(told)
+
+
 def test_a_batch_whose_tables_could_be_scores_is_refused():
     backbone = types.SimpleNamespace(num_heads=6, head_dim=64)
     # 20 places against twice 64; 128 queries.
@@ -136,6 +157,7 @@ def test_a_batch_whose_tables_could_be_scores_is_refused():
         (["--tpu_python=no/such/python"], "--tpu_python: no 'no/such/python'"),
         (["--batch_size=0"], "--batch_size must be at least 1; got 0"),
         (["--chip=v99"], "invalid choice: 'v99'"),
+        (["--dropout=1", "--tpu_python=tools"], "and below 1; got 1.0"),
     ],
 )
 def test_wrong_flags_are_refused_by_name(flags, message):
@@ -166,22 +188,22 @@ def failure_of(program):
 
 @pytest.mark.tpu
 @pytest.mark.parametrize(
-    ("form", "most_copies"),
+    ("form", "baseline", "most_copies"),
     # Of what a layer copies or transposes of the size of its scores.
-    [("shift", 18), ("product", 12), ("fused", 0)],
+    [("shift", "bert", 18), ("product", "bert", 12), ("fused", "fused_bert", 0)],
 )
-def test_the_forms_for_tpus_move_no_scores(form, most_copies, capsys):
-    flags = [f"--attention_form={form}", "--versus=bert"]
+def test_the_forms_for_tpus_move_no_scores(form, baseline, most_copies, capsys):
+    flags = [f"--attention_form={form}", f"--versus={baseline}"]
     assert tpu_compile.main([*SMALL, *flags]) == 0
     told = capsys.readouterr().out
     assert "embeddings/token_embedding/GatherV2" in told
     assert "over scores" not in told
     copies = float(re.search(r"copies of scores: ([\d.]+) a layer", told)[1])
     assert copies <= most_copies
-    ratios = re.search(r"times those of BERT: cycles ([\d.]+), (.*)", told)
+    ratios = re.search(rf"times those of {baseline}: cycles ([\d.]+), (.*)", told)
     if form == "fused":
         # Forward and backward, of one block.
-        assert "without 2 runs of kernels" in ratios[2]
+        assert "without 2 and 2 runs of kernels" in ratios[2]
     else:
         assert float(ratios[1]) > 1
 
@@ -195,6 +217,7 @@ def test_the_forms_for_tpus_move_no_scores(form, most_copies, capsys):
         ["--length=512"],
         ["--length=384", "--terms", "c2p"],
         ["--length=256", "--terms", "p2c", "--head_dim=32"],
+        ["--length=512", "--terms"],
         ["--length=2048", "--batch_size=2", "--dropout=0.1"],
         ["--length=1152", "--batch_size=1", "--num_heads=6", "--head_dim=128"],
     ],

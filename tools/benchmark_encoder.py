@@ -22,7 +22,7 @@ matplotlib.use("agg")
 from matplotlib import pyplot, ticker
 
 from deberta_tf import files
-from deberta_tf.attention import ATTENTION_FORMS
+from deberta_tf.attention_forms import ATTENTION_FORMS
 from tools import timing
 from tools.documents import markdown_table, put_table
 

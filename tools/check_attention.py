@@ -15,11 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from deberta_tf import files, fused_attention
-from deberta_tf.attention import (
-    ATTENTION_FORMS,
-    POSITION_TERMS,
-    DisentangledSelfAttention,
-)
+from deberta_tf.attention import DisentangledSelfAttention
+from deberta_tf.attention_forms import ATTENTION_FORMS
 from deberta_tf.relative_position import RelativePositions
 from tools import timing
 
@@ -95,7 +92,7 @@ def check_fused(arguments, device):
         shape = max(1, arguments.tokens // length), length
         dtype = keras.dtype_policies.get(arguments.precision).compute_dtype
         reason = fused_attention.unfit(
-            arguments.num_heads, arguments.head_dim, shape, POSITION_TERMS, dtype
+            arguments.num_heads, arguments.head_dim, shape, dtype
         )
         if reason:
             raise files.UsageError(f"--forms fused does not fit: {reason}")

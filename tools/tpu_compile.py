@@ -5,9 +5,8 @@
 
 It is the step that `fit` runs on one replica: forward and backward pass, clipping,
 AdamW. What replicas do together, the sums of gradients, is not in that program. With
-`--versus bert` the same step without position terms is compiled too, and the ratios
-told. Fails (exit code 1) where a gather, scatter, sort or loop goes over attention
-scores.
+`--versus` the same step without position terms is compiled too, and the ratios told.
+Fails (exit code 1) where a gather, scatter, sort or loop goes over attention scores.
 """
 
 import json
@@ -18,7 +17,7 @@ import subprocess
 import tempfile
 
 from deberta_tf import files
-from deberta_tf.attention import ATTENTION_FORMS
+from deberta_tf.attention_forms import ATTENTION_FORMS
 from tools import hlo_text, tpu_report, tpu_step
 
 # One chip of each, and how its cores are taken: the two of a v4 are one device, as
@@ -45,9 +44,9 @@ def main(argv=None):
     report = compile_step(task, options)
     code = tpu_report.tell(options, task, report)
     if options.versus:
-        baseline = tpu_step.make_task(options, **tpu_step.BERT)
+        baseline = tpu_step.make_task(options, **tpu_step.BASELINES[options.versus])
         ratios = tpu_report.compare(report, compile_step(baseline, options))
-        print(f"times those of BERT: {ratios}")
+        print(f"times those of {options.versus}: {ratios}")
     return code
 
 
@@ -77,8 +76,14 @@ def parse(argv):
     )
     parser.add_argument(
         "--versus",
-        choices=("bert",),
-        help="also the same step without position terms, and the ratios to it",
+        choices=tuple(tpu_step.BASELINES),
+        help="also the same step without position terms, and the ratios to it: with "
+        "XLA's attention, or with the fused kernel's",
+    )
+    parser.add_argument(
+        "--dropout",
+        type=float,
+        help="rate, of attention probabilities too; none: the preset's",
     )
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument(
@@ -104,6 +109,10 @@ def _check(options):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise files.UsageError(f"--{name} must be at least 1; got {value}")
+    if options.dropout is not None and not 0 <= options.dropout < 1:
+        raise files.UsageError(
+            f"--dropout must be at least 0 and below 1; got {options.dropout}"
+        )
     if options.sift and options.objective == "replaced_token":
         raise files.UsageError("--sift is for fine-tuning, not for replaced_token")
     if not os.path.exists(options.tpu_python):

@@ -11,7 +11,7 @@ requirements-tpu-check.txt; one process at a time.
 
 import argparse
 import glob
-import importlib.util
+import importlib
 import json
 import os
 import pathlib
@@ -19,10 +19,11 @@ import re
 import subprocess
 import sys
 import tempfile
+import types
 
 TOPOLOGIES = {"v5e": "v5e:1x1", "v6e": "v6e:1x1"}
 PASSES = ("forward", "backward")
-KERNEL = pathlib.Path(__file__).parents[1] / "deberta_tf" / "fused_kernel.py"
+LIBRARY = pathlib.Path(__file__).parents[1] / "deberta_tf"
 _BUNDLES = re.compile(r"total scheduled bundles:\s+(\d+)")
 
 
@@ -98,7 +99,7 @@ def compile_pass(options):
     heads = (batch, settings.groups, settings.heads_a_group, length)
     arguments = [rows, rows, rows, tables, keep, seed]
     if options.only == "backward":
-        arguments += [rows, made(heads, jnp.float32), rows]
+        arguments += [made(heads, jnp.float32), rows]
     function = getattr(kernel, options.only)
     compiled = jax.jit(lambda *a: function(*a, settings)).lower(*arguments).compile()
     memory = compiled.memory_analysis()
@@ -113,13 +114,11 @@ def compile_pass(options):
 
 
 def load_kernel():
-    """The kernel's module without its package, which needs TensorFlow."""
-    spec = importlib.util.spec_from_file_location("fused_kernel", KERNEL)
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclass looks for its own module.
-    sys.modules["fused_kernel"] = module
-    spec.loader.exec_module(module)
-    return module
+    """The kernel's module without its package's own, which needs TensorFlow."""
+    package = types.ModuleType(LIBRARY.name)
+    package.__path__ = [str(LIBRARY)]
+    sys.modules[LIBRARY.name] = package
+    return importlib.import_module(f"{LIBRARY.name}.fused_kernel")
 
 
 if __name__ == "__main__":

@@ -58,16 +58,22 @@ def _tell_estimates(operations):
 
 def compare(report, baseline):
     """The ratios of a step to a baseline's, as a line of text."""
-    own, other = (
-        hlo_text.estimated_cycles(one["operations"]) for one in (report, baseline)
-    )
+    both = report, baseline
+    own, other = (hlo_text.estimated_cycles(one["operations"]) for one in both)
     ratios = {"cycles": own / other}
     for name in ("bytes", "flops", "temporaries"):
         ratios[name] = report[name] / baseline[name]
     told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
-    kernels = [one for one in report["operations"] if "pallas_call" in one.operation]
-    if kernels:
-        told += f"; without {len(kernels)} runs of kernels, which have no estimate"
+    told += f" (of {own / 1e6:,.1f}M and {other / 1e6:,.1f}M cycles)"
+    kernels = [
+        sum("pallas_call" in one.operation for one in report["operations"])
+        for report in both
+    ]
+    if any(kernels):
+        told += (
+            f"; without {kernels[0]} and {kernels[1]} runs of kernels, which have no "
+            "estimate"
+        )
     return told
 
 

@@ -17,7 +17,13 @@ OPTIMIZERS = {"adamw": adamw, "adafactor": adafactor}
 OBJECTIVES = ("masked_lm", "replaced_token", "classification")
 # What makes BERT of a geometry: no position terms and no table of relative positions,
 # absolute positions at the input, and so no enhanced mask decoder.
-BERT = {"position_terms": (), "absolute_position_input": True}
+_BERT = {"position_terms": (), "absolute_position_input": True}
+# Its attention by XLA (of which "product" is nothing else without position terms), or
+# by the kernel.
+BASELINES = {
+    "bert": {**_BERT, "attention_form": "product"},
+    "fused_bert": {**_BERT, "attention_form": "fused"},
+}
 
 
 def without_memory(next_creator, **kwargs):
@@ -42,23 +48,25 @@ def make_task(options, **overrides):
 
     Args:
         options: as `tools.tpu_compile` parses them.
-        overrides: arguments of `DebertaBackbone` in place of the preset's.
+        overrides: arguments of `DebertaBackbone` in place of the options'.
     """
     with tf.variable_creator_scope(without_memory):
         return _make_task(options, overrides)
 
 
 def _make_task(options, overrides):
+    settings = {
+        "dtype": options.precision,
+        "attention_form": options.attention_form,
+        "gradient_checkpointing": options.gradient_checkpointing,
+        "scan_layers": options.scan_layers,
+    }
     if options.num_layers is not None:
-        overrides = {**overrides, "num_layers": options.num_layers}
+        settings["num_layers"] = options.num_layers
+    if options.dropout is not None:
+        settings |= {"dropout": options.dropout, "attention_dropout": options.dropout}
     backbone = DebertaBackbone.from_preset(
-        options.preset,
-        load_weights=False,
-        dtype=options.precision,
-        attention_form=options.attention_form,
-        gradient_checkpointing=options.gradient_checkpointing,
-        scan_layers=options.scan_layers,
-        **overrides,
+        options.preset, load_weights=False, **settings | overrides
     )
     optimizers = [_optimizer(options)]
     if options.objective == "masked_lm":
