@@ -231,7 +231,6 @@ class DisentangledSelfAttention(keras.layers.Layer):
             # A TPU multiplies float32 as bfloat16 in any case; this halves what it
             # moves. Its range is that of float32.
             queries, keys = half
-            tables = {term: tf.cast(one, "bfloat16") for term, one in tables.items()}
             factors = {"c2p": scale}
         return terms | {
             term: tf.cast(one, "float32") * factors.get(term, 1.0)

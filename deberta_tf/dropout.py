@@ -59,6 +59,8 @@ def of_replica(seed):
 class Dropout(keras.layers.Layer):
     """`keras.layers.Dropout`, with another mask on each replica.
 
+    The mask is that of float32 whatever the dtype.
+
     Args:
         rate: float in [0, 1]. Share of the entries that are set to zero.
 
@@ -76,9 +78,13 @@ class Dropout(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
-        if training and self.rate > 0:
-            return keras.random.dropout(inputs, self.rate, seed=self.seed_generator)
-        return inputs
+        if not training or self.rate == 0:
+            return inputs
+        # A uniform draw of bfloat16 is one of 128 numbers: a rate of 0.001 would be
+        # 0.008, and 1 / (1 - rate), rounded, is no longer what keeps the mean.
+        wide = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        dropped = keras.random.dropout(wide, self.rate, seed=self.seed_generator)
+        return tf.cast(dropped, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape

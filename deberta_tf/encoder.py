@@ -233,6 +233,10 @@ class DebertaEncoder(keras.layers.Layer):
         if rest:
             recompute = self.gradient_checkpointing
             hidden += scanned(rest, hidden[-1], tables[-1], mask, training, recompute)
+        if not states:
+            hidden = hidden[-1:]
+        if training:
+            hidden = [_without_lost_gradients(one, mask) for one in hidden]
         return hidden if states else hidden[-1]
 
     def _run(self, block, x, table, mask, training):
@@ -341,3 +345,17 @@ class DebertaEncoder(keras.layers.Layer):
                 convolution["activation"] if convolution else "gelu"
             ),
         }
+
+
+def _without_lost_gradients(hidden, mask):
+    """States (b, l, hidden) as they are; no gradient goes to those of padding.
+
+    Those of a row of padding alone, in a new model, are zeros, whose layer norms each
+    multiply a gradient by 1 / sqrt(epsilon), 3,162: two blocks of them overflow
+    float16, six float32.
+    """
+    is_used = token_mask(mask)
+    if mask.shape.rank == 3:
+        # Nothing looks at it, but it looks at others.
+        is_used = tf.logical_or(is_used, tf.reduce_any(mask, axis=2))
+    return tf.where(is_used[..., None], hidden, tf.stop_gradient(hidden))

@@ -36,8 +36,8 @@ def position_terms(
     Args:
         query: (n, b, q, h), float32, or bfloat16 for the form "product".
         key: (n, b, k, h).
-        position_key: (n, r, h), for the c2p term; None leaves it out.
-        position_query: (n, r, h), for the p2c term; None leaves it out.
+        position_key: float32 (n, r, h), for the c2p term; None leaves it out.
+        position_query: float32 (n, r, h), for the p2c term; None leaves it out.
         positions: `RelativePositions`.
         form: "gather", "shift" or "product", see `DisentangledSelfAttention`.
         query_positions: int (b, q), or None for `first_query` and those after it.
@@ -170,7 +170,9 @@ def _by_product(content, table, positions, length, first, sign):
     heads, batch, rows, width = dimensions(content)
     content = tf.reshape(content, [heads, batch, rows // block, block, width])
     shape = [rows // block, columns // block, 2 * block]
-    windows = _windows(table, positions, shape, first, sign)
+    # Cast when they are taken, not before: the gradient of a row is the sum over all
+    # places that it is read at, which in bfloat16 stands still at 256 equal ones.
+    windows = tf.cast(_windows(table, positions, shape, first, sign), content.dtype)
     scores = tf.einsum("nbIsh,nIJwh->snbIJw", content, windows)
     moved = tf.einsum("snbIJw,swc->snbIJc", scores, _shifts(block, content.dtype))
     moved = tf.transpose(moved, [1, 2, 3, 0, 4, 5])  # (n, b, I, s, J, c)

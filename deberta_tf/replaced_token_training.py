@@ -76,6 +76,10 @@ class ReplacedTokenTraining(StrategyFit):
                 raise ValueError(
                     "The networks need an optimizer each. Received: the same one twice"
                 )
+            half = self.dtype_policy.name == "mixed_float16"
+            if decoupled and half and kwargs.get("auto_scale_loss", True):
+                # Keras does so with the first one alone.
+                self.discriminator_optimizer = _scaling(self.discriminator_optimizer)
             self._measures = Measures()
             self.decoupled = decoupled
             self.discriminator_weight = float(discriminator_weight)
@@ -350,3 +354,11 @@ def _another(optimizer):
         "Decoupled training needs an optimizer for each network: pass "
         f"discriminator_optimizer too. Received: optimizer={optimizer!r} alone"
     )
+
+
+def _scaling(optimizer):
+    """An optimizer that scales losses up, as float16 needs it."""
+    scaling = keras.optimizers.LossScaleOptimizer
+    if optimizer is None or isinstance(optimizer, scaling):
+        return optimizer
+    return scaling(optimizer, name="discriminator_loss_scale_optimizer")

@@ -315,6 +315,21 @@ def test_half_precision_is_near_float32(form, length):
     assert np.linalg.norm(half - exact) < 0.03 * np.linalg.norm(exact)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_row_that_is_read_often_gets_all_of_its_gradient_in_bfloat16(form):
+    """One number at a time, in bfloat16, a sum of ones ends at 256."""
+    positions = RelativePositions(0, 1)  # Two rows: of i - j < 0, and the others.
+    table = tf.Variable(tf.ones([1, 2, 4]))
+    content = tf.ones([1, 1, 128, 4], "bfloat16" if form == "product" else "float32")
+    with tf.GradientTape() as tape:
+        terms = position_terms(content, content, table, table, positions, form)
+        loss = tf.add_n([tf.reduce_sum(tf.cast(x, "float32")) for x in terms.values()])
+    gradient = tf.convert_to_tensor(tape.gradient(loss, table))[0]
+    # Each pair of positions, in both terms; bfloat16 rounds sums over the queries.
+    pairs = np.array([128 * 127, 128 * 129])[:, None] * np.ones(4)
+    np.testing.assert_allclose(gradient, pairs, rtol=2**-8)
+
+
 @pytest.mark.parametrize("length", [21, 64, 70])
 def test_long_queries_are_taken_in_blocks(length, monkeypatch):
     positions = RelativePositions(8, 16)

@@ -48,6 +48,19 @@ def test_on_one_device_it_draws_what_keras_draws(rate):
         )
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_drops_what_float32_does(policy):
+    half = Dropout(0.001, dtype=policy)
+    half.seed_generator.state.assign([SEED, 0])
+    exact = make_dropout(0.001)
+    inputs = tf.ones([400, 500])
+    dropped = half(inputs, training=True)
+    assert dropped.dtype == half.compute_dtype
+    np.testing.assert_array_equal(
+        mask_of(dropped), mask_of(exact(inputs, training=True))
+    )
+
+
 def test_it_acts_in_training_alone():
     np.testing.assert_array_equal(make_dropout()(ONES, training=False), ONES)
 

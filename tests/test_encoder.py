@@ -129,3 +129,41 @@ def test_masks_of_both_ranks_say_which_positions_hold_tokens():
     np.testing.assert_array_equal(token_mask(pairs), MASK > 0)
     np.testing.assert_array_equal(token_mask(MASK), MASK > 0)
     np.testing.assert_array_equal(pairs[1], np.outer(MASK[1], MASK[1]) > 0)
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_rows_of_padding_send_no_gradient_however_deep(rank):
+    """In a new model each layer norm multiplies what reaches their zeros by 3,162."""
+    block = {"attention": ATTENTION, "intermediate_dim": 6}
+    encoder = DebertaEncoder(num_layers=6, block=block)
+    mask = tf.constant([[1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]) > 0
+    x = tf.Variable(STATES * [[[1]], [[0]]])
+    factors = RNG.normal(size=x.shape)
+
+    def gradients(rows):
+        with tf.GradientTape() as tape:
+            padding_mask = mask if rank == 2 else full_mask(mask)
+            states = encoder(x[:rows], padding_mask[:rows], training=True)
+            loss = tf.reduce_sum(states * factors[:rows])
+        variables = [weight.value for weight in encoder.trainable_weights]
+        return tape.gradient(loss, [x, *variables])
+
+    encoder.build(x.shape)
+    with_padding, without = gradients(2), gradients(1)
+    assert not np.any(with_padding[0][1])
+    for one, other in zip(with_padding, without, strict=True):
+        one, other = map(tf.convert_to_tensor, (one, other))
+        # Sums in another order.
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_what_looks_at_others_but_is_not_looked_at_sends_a_gradient():
+    block = {"attention": ATTENTION, "intermediate_dim": 6}
+    encoder = DebertaEncoder(num_layers=1, block=block)
+    mask = np.ones([2, 5, 5], bool)
+    mask[:, :, 3] = False
+    x = tf.Variable(STATES)
+    with tf.GradientTape() as tape:
+        states = encoder(x, mask, training=True)
+        loss = tf.reduce_sum(states[:, 3] * RNG.normal(size=8))
+    assert np.all(np.any(tape.gradient(loss, x) != 0, axis=-1)[:, 3])

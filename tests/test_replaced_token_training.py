@@ -249,3 +249,25 @@ def test_what_can_not_be_trained_is_refused():
         make_detection().compile(same, same)
     with pytest.raises(ValueError, match="fixed. Received: loss"):
         make_detection().compile(loss="mse")
+
+
+@pytest.mark.parametrize("sharing", ["gdes", "es"])
+def test_both_losses_are_scaled_for_float16(sharing):
+    detection = compiled(
+        make_detection(dtype="mixed_float16", embedding_sharing=sharing)
+    )
+    scaling = keras.optimizers.LossScaleOptimizer
+    assert [type(one) for one in detection.optimizers] == [scaling] * (
+        1 if sharing == "es" else 2
+    )
+
+
+def test_tiny_gradients_reach_the_discriminator_in_float16():
+    detection = make_detection(dtype="mixed_float16")
+    # Without a scale they are below the least float16, 6e-8.
+    compiled(detection, discriminator_weight=1e-5)
+    before = [np.array(one) for one in detection.discriminator_variables]
+    detection.train_on_batch(*a_batch())
+    after = detection.discriminator_variables
+    moved = [np.any(x != y) for x, y in zip(before, after, strict=True)]
+    assert np.mean(moved) > 0.9
