@@ -1,7 +1,7 @@
 """Compiles a training step for a TPU that is not there, and tells what it costs.
 
     python -m tools.tpu_compile --preset deberta_v3_xsmall --objective masked_lm \\
-        --batch_size 8 --sequence_length 128 --chip v5e
+        --batch_size 32 --sequence_length 128 --chip v5e
 
 It is the step that `fit` runs on one replica: forward and backward pass, clipping,
 AdamW. What replicas do together, the sums of gradients, is not in that program. With
@@ -59,7 +59,7 @@ def parse(argv):
     parser = files.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", required=True, help="a published size")
     parser.add_argument("--objective", choices=tpu_step.OBJECTIVES, default="masked_lm")
-    parser.add_argument("--batch_size", type=int, default=8, help="rows (%(default)s)")
+    parser.add_argument("--batch_size", type=int, default=32, help="rows (%(default)s)")
     parser.add_argument(
         "--sequence_length", type=int, default=128, help="tokens (%(default)s)"
     )

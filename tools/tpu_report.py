@@ -8,6 +8,7 @@ import re
 
 from deberta_tf import files
 from deberta_tf.masking import num_mask_positions
+from deberta_tf.position_terms import BLOCK
 from tools import hlo_text
 
 COPIES = ("copy", "transpose")
@@ -107,14 +108,22 @@ def check_size(backbone, options):
         UsageError: if a layer has no more scores than there are elements in the rows
             of a table of positions.
     """
-    # A row for each distance.
-    table = 2 * options.sequence_length * backbone.num_heads * backbone.head_dim
+    width = backbone.num_heads * backbone.head_dim
+    table = _gathered_rows(options.sequence_length) * width
     scores = num_scores(backbone, options)
     if scores <= table:
         raise files.UsageError(
             f"{options.batch_size} x {options.sequence_length} is too small to tell "
             f"scores from tables: {scores:,} against {table:,} elements"
         )
+
+
+def _gathered_rows(length):
+    """Rows of a table that any form gathers at most: windows of blocks overlap."""
+    # "shift" takes four blocks, each with a window of its own and the whole length.
+    block = min(BLOCK, length)
+    blocks = -(-length // block)
+    return max(5 * length, blocks * (blocks + 1) * block)
 
 
 def over_scores(operations, scores):
