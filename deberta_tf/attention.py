@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from deberta_tf import fused_attention
+from deberta_tf.dense import Dense
 from deberta_tf.dropout import Dropout
 from deberta_tf.position_terms import position_terms
 from deberta_tf.relative_position import RelativePositions, dimensions
@@ -362,7 +363,7 @@ class DisentangledSelfAttention(keras.layers.Layer):
         return tf.reshape(x, [batch, length, self.num_heads * self.head_dim])
 
     def _make_dense(self, units, name, input_dim, use_bias=True):
-        dense = keras.layers.Dense(
+        dense = Dense(
             units,
             use_bias=use_bias,
             # A clone: one initializer gives the same numbers at each call.

@@ -8,6 +8,7 @@ import tensorflow as tf
 from deberta_tf.attention import DisentangledSelfAttention, full_mask
 from deberta_tf.block_loop import recomputed, scanned
 from deberta_tf.convolution import NgramConvolution
+from deberta_tf.dense import Dense
 from deberta_tf.dropout import Dropout
 from deberta_tf.embeddings import table_initializer, token_mask
 from deberta_tf.relative_position import RelativePositions, select_rows
@@ -91,7 +92,7 @@ class DebertaEncoderBlock(keras.layers.Layer):
         return self.output_norm(x + inner)
 
     def _make_dense(self, units, name, input_dim):
-        dense = keras.layers.Dense(
+        dense = Dense(
             units,
             kernel_initializer=table_initializer(),
             dtype=self.dtype_policy,
