@@ -10,6 +10,7 @@ import tensorflow as tf
 from deberta_tf import fused_attention
 from deberta_tf.attention_forms import ATTENTION_FORMS, block_size, chosen_form
 from deberta_tf.attention_masks import full_mask, uniform_where_lost, without_lost
+from deberta_tf.dense import Dense
 from deberta_tf.dropout import Dropout
 from deberta_tf.position_terms import position_terms
 from deberta_tf.relative_position import RelativePositions, dimensions
@@ -354,7 +355,7 @@ class DisentangledSelfAttention(keras.layers.Layer):
         return tf.reshape(x, [batch, length, self.num_heads * self.head_dim])
 
     def _make_dense(self, units, name, input_dim, use_bias=True):
-        dense = keras.layers.Dense(
+        dense = Dense(
             units,
             use_bias=use_bias,
             # A clone: one initializer gives the same numbers at each call.

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from deberta_tf.dense import Dense
 from deberta_tf.dropout import Dropout
 from deberta_tf.relative_position import dimensions
 
@@ -66,7 +67,7 @@ class DebertaEmbeddings(keras.layers.Layer):
                 num_positions, "position_embedding"
             )
         if embedding_dim != hidden_dim:
-            self.projection = keras.layers.Dense(
+            self.projection = Dense(
                 hidden_dim,
                 use_bias=False,
                 kernel_initializer=table_initializer(),

@@ -10,6 +10,7 @@ from deberta_tf.attention import DisentangledSelfAttention
 from deberta_tf.attention_masks import full_mask
 from deberta_tf.block_loop import recomputed, scanned
 from deberta_tf.convolution import NgramConvolution
+from deberta_tf.dense import Dense
 from deberta_tf.dropout import Dropout
 from deberta_tf.embeddings import table_initializer, token_mask
 from deberta_tf.folded_positions import FoldedPositions
@@ -94,7 +95,7 @@ class DebertaEncoderBlock(keras.layers.Layer):
         return self.output_norm(x + inner)
 
     def _make_dense(self, units, name, input_dim):
-        dense = keras.layers.Dense(
+        dense = Dense(
             units,
             kernel_initializer=table_initializer(),
             dtype=self.dtype_policy,

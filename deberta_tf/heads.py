@@ -7,6 +7,7 @@ of the model.
 import keras
 import tensorflow as tf
 
+from deberta_tf.dense import Dense
 from deberta_tf.embeddings import check_absolute_length, table_initializer
 from deberta_tf.relative_position import dimensions, select_rows
 from deberta_tf.token_prediction import logits_of
@@ -95,7 +96,7 @@ class EnhancedMaskDecoder(keras.layers.Layer):
 
 def make_dense(units, name, policy, activation=None):
     """A dense layer with the initial weights of SPEC 2.5."""
-    return keras.layers.Dense(
+    return Dense(
         units,
         activation=activation,
         kernel_initializer=table_initializer(),

@@ -29,6 +29,7 @@ LEVELS = [
         "metrics",
         "optimization",
         "updates",
+        "dense",
         "dropout",
         "causal",
         "token_prediction",

@@ -177,9 +177,9 @@ def run_stages_of(folder, model, seed):
     return [*stages, probe]
 
 
-def data_facts(folder):
+def data_facts(folder, sequence_length=SEQUENCE_LENGTH):
     """Checksums of the rows, and their numbers: runs on others do not compare."""
-    facts = {"sequence_length": SEQUENCE_LENGTH}
+    facts = {"sequence_length": sequence_length}
     for split in ("train", "held_out"):
         path = os.path.join(folder, "rows", split, "manifest.json")
         manifest = files.read_json(path)

@@ -53,7 +53,7 @@ COMMON = {
 @dataclasses.dataclass(frozen=True)
 class Run:
     data: str
-    """Of `DATA_SETS`."""
+    """Of `DATA_SETS`, or what `prepare_runs` calls it."""
     model: str
     seed: int | None
     settings: dict
@@ -67,8 +67,8 @@ class Run:
         return self.data, self.model, self.seed
 
 
-def parse(argv, description, name):
-    """The flags of a study whose results are `docs/NAME.jsonl`.
+def parse(argv, description, name, folder="evaluation"):
+    """The flags of a study in `build/FOLDER` whose results are `docs/NAME.jsonl`.
 
     Raises:
         UsageError: if a flag is unknown or out of its range.
@@ -76,13 +76,13 @@ def parse(argv, description, name):
     parser = files.ArgumentParser(description=description)
     parser.add_argument(
         "--dir",
-        default=os.path.join("build", "evaluation"),
+        default=os.path.join("build", folder),
         help="folder of data and runs (%(default)s)",
     )
     parser.add_argument(
         "--demo",
         default=os.path.join("build", "demo"),
-        help="folder of the demo, whose checkpoint is made if missing (%(default)s)",
+        help="folder of the demo, which makes what is missing of it (%(default)s)",
     )
     add_report_flags(parser, name)
     options = parse_with_workers(parser, argv)
@@ -123,7 +123,7 @@ def finetuning_scores(folder, name):
 
 
 def read_records(path, titles, check):
-    """The runs of a file of results, list of dict; none where there is no file.
+    """The runs of a file of results on the evaluations' data; none without a file.
 
     Args:
         path: str.
@@ -147,6 +147,19 @@ def read_records(path, titles, check):
             check(record["scores"], DATA_SETS[record["data"]]),
         )
 
+    return read_runs(path, fields)
+
+
+def read_runs(path, fields):
+    """The runs of a file of results, list of dict; none where there is no file.
+
+    Args:
+        path: str.
+        fields: callable from a record to anything; it raises where it lacks something.
+
+    Raises:
+        UsageError: if a line is no record of a run, or a run is there twice.
+    """
     records = files.read_json_lines(path, fields, "the record of a run")
     keys = [_key(record) for record in records]
     for key in keys:
@@ -162,7 +175,7 @@ def _key(record):
     return record["data"], record["model"], record["seed"]
 
 
-def run_study(runs, options, read, report):
+def run_study(runs, options, read, report, prepare_runs=None):
     """Runs what has no record yet; every run that is through becomes one.
 
     Args:
@@ -171,6 +184,7 @@ def run_study(runs, options, read, report):
         read: callable from a path to records.
         report: callable without arguments, called when there are new records, and at
             the end.
+        prepare_runs: callable that does for the runs what `prepare` does; None: that.
 
     Raises:
         UsageError: if there are records of other settings, data or another checkpoint,
@@ -183,7 +197,7 @@ def run_study(runs, options, read, report):
     missing = [run for run in runs if run.key not in done]
     if missing:
         try:
-            _run(missing, records, options, read, report)
+            _run(missing, records, options, read, report, prepare_runs or prepare)
         except StageError as error:
             raise files.UsageError(str(error)) from None
     else:
@@ -206,8 +220,8 @@ def check_settings(path, records, runs):
             )
 
 
-def _run(runs, records, options, read, report):
-    facts, key = prepare(options)
+def _run(runs, records, options, read, report, prepare_runs):
+    facts, key = prepare_runs(options)
     for record in records:
         if record["facts"] != facts[record["data"]]:
             raise files.UsageError(
