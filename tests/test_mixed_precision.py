@@ -154,7 +154,7 @@ def test_the_adversarial_case_trains_however_blocks_run(policy, backbone):
     check_trained(made, logs)
 
 
-def train(task, batch, steps=14, **settings):
+def train(task, batch, steps=20, **settings):
     """The logs of each step; the task holds what it was before as `before`."""
     task.compile(keras.optimizers.Adam(1e-3), global_clipnorm=1.0, **settings)
     task.before = [np.array(weight) for weight in task.trainable_weights]
