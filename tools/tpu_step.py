@@ -17,12 +17,12 @@ OPTIMIZERS = {"adamw": adamw, "adafactor": adafactor}
 OBJECTIVES = ("masked_lm", "replaced_token", "classification")
 # What makes BERT of a geometry: no position terms and no table of relative positions,
 # absolute positions at the input, and so no enhanced mask decoder.
-_BERT = {"position_terms": (), "absolute_position_input": True}
+BERT = {"position_terms": (), "absolute_position_input": True}
 # Its attention by XLA (of which "product" is nothing else without position terms), or
 # by the kernel.
 BASELINES = {
-    "bert": {**_BERT, "attention_form": "product"},
-    "fused_bert": {**_BERT, "attention_form": "fused"},
+    "bert": {**BERT, "attention_form": "product"},
+    "fused_bert": {**BERT, "attention_form": "fused"},
 }
 
 
