@@ -119,7 +119,8 @@ def main(argv=None):
         )
     names = ("batch_size", "num_batches", "num_layers", "rounds", "sequence_length")
     for name in names:
-        if getattr(arguments, name, 1) < 1:
+        value = getattr(arguments, name, None)
+        if value is not None and value < 1:
             raise files.UsageError(f"{name} must be at least 1")
     arguments.run(arguments)
 
