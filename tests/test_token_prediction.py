@@ -57,7 +57,9 @@ def in_training(*positions):
     return predict_tokens(*positions, training=True)
 
 
-@pytest.mark.parametrize("jit_compile", [None, False, True])
+@pytest.mark.parametrize(
+    "jit_compile", [pytest.param(None, marks=pytest.mark.slow), False, True]
+)
 def test_chunks_give_what_all_logits_give(small_chunks, jit_compile):
     positions = make_positions()
     run = with_gradients
@@ -161,6 +163,7 @@ def peak(chunked):
     return timing.growth(lambda: step(x, table)), 4 * rows * vocabulary
 
 
+@pytest.mark.slow
 def test_logits_of_all_positions_are_never_held_at_once():
     grown, size = timing.in_own_process(peak, True)
     assert grown < 0.9 * size
