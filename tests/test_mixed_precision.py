@@ -22,7 +22,7 @@ LENGTH, MASKS = 12, 3
 BY_DEFAULT = {
     DebertaMaskedLM: [
         ("mixed_float16", "shift", False),
-        ("mixed_bfloat16", "product", True),
+        ("mixed_bfloat16", "product", False),
     ],
     DebertaTextClassifier: [("mixed_float16", "product", False)],
 }
