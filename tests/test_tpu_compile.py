@@ -190,7 +190,7 @@ def failure_of(program):
 @pytest.mark.parametrize(
     ("form", "baseline", "most_copies"),
     # Of what a layer copies or transposes of the size of its scores.
-    [("shift", "bert", 18), ("product", "bert", 12), ("fused", "fused_bert", 0)],
+    [("shift", "bert", 6), ("product", "bert", 3), ("fused", "fused_bert", 0)],
 )
 def test_the_forms_for_tpus_move_no_scores(form, baseline, most_copies, capsys):
     # The only block of a masked LM is the decoder's, which the kernel does not take.
