@@ -225,28 +225,15 @@ class DebertaMaskedLM(DebertaTask, keras_hub.models.MaskedLM):
     def default_metrics(self):
         return {"weighted_metrics": [TokenAccuracy()]}
 
-    def compile(
-        self,
-        optimizer="auto",
-        loss="auto",
-        *,
-        metrics="auto",
-        weighted_metrics="auto",
-        **kwargs,
-    ):
+    def compile(self, optimizer="auto", loss="auto", **kwargs):
         """`DebertaTask.compile`.
 
         With the loss and metrics of the task, `fit` and `evaluate` make logits of some
         positions at a time (`predict_tokens`); others get all of them.
         """
-        super().compile(
-            optimizer,
-            loss,
-            metrics=metrics,
-            weighted_metrics=weighted_metrics,
-            **kwargs,
-        )
-        given = keras.tree.flatten([loss, metrics, weighted_metrics])
+        super().compile(optimizer, loss, **kwargs)
+        metrics = (kwargs.get(name) for name in ("metrics", "weighted_metrics"))
+        given = keras.tree.flatten([loss, *metrics])
         self._wants_logits = bool(kwargs.get("loss_weights")) or not all(
             one in ("auto", None) or isinstance(one, (TokenLoss, TokenAccuracy))
             for one in given
@@ -260,9 +247,8 @@ class DebertaMaskedLM(DebertaTask, keras_hub.models.MaskedLM):
             weights = tf.ones(tf.shape(y))
         found = self.predict_tokens(x, y, weights, training)
         total = tf.reduce_sum(tf.cast(weights, "float32"))
-        return tf.add_n([tf.math.divide_no_nan(found.loss, total), *self.losses]), (
-            found.ids
-        )
+        loss = tf.math.divide_no_nan(found.loss, total)
+        return tf.add_n([loss, *self.losses]), found.ids
 
     def predict_tokens(self, inputs, labels, weights, training, draw=None, seed=None):
         """`token_prediction.predict_tokens` of what the model makes of `inputs`."""

@@ -16,8 +16,8 @@ matplotlib.use("agg")
 from matplotlib import pyplot
 
 from deberta_tf import files
-from tools.documents import markdown_table, put_table, spread
-from tools.study_flags import read_report
+from tools.documents import markdown_table, spread
+from tools.study_flags import put_report
 
 BASELINE = "deberta"
 # Names of the paper; the order of table and plots.
@@ -34,12 +34,9 @@ TITLES = {
 
 
 def main(argv=None):
-    options, records = read_report(
-        argv, __doc__.splitlines()[0], "ablation", read_records
+    records, stem = put_report(
+        argv, __doc__.splitlines()[0], "ablation", read_records, tables
     )
-    print(tables(records))
-    put_table(options.document, "ablation", tables(records))
-    stem = os.path.splitext(options.results)[0]
     draw_losses(records, f"{stem}_loss.png")
     if any(record["probe"] for record in records):
         draw_probes(records, f"{stem}_probe.png")

@@ -35,6 +35,29 @@ from tools import (
 VOCABULARY = 32_000
 SPECIAL = {"pad": 0, "cls": 1, "sep": 2, "unk": 3, "mask": VOCABULARY - 1}
 MASK_RATE = 0.15
+# Commands that have a module: its `add_arguments` and `run`, and their help.
+BESIDE_OTHERS = {
+    "encoder": (
+        benchmark_encoder,
+        "the encoder beside KerasHub's and Hugging Face's",
+    ),
+    "masked_lm": (
+        benchmark_masked_lm,
+        "the masked-LM step beside that of BERT: time, products",
+    ),
+    "startup": (
+        benchmark_startup,
+        "imports, and the first training step of 12 to 48 layers",
+    ),
+    "serving": (
+        benchmark_serving,
+        "an exported classifier beside onnxruntime: latency, throughput",
+    ),
+    "predict": (
+        benchmark_predict,
+        "texts a second, beside Hugging Face's pipeline",
+    ),
+}
 
 
 class MadeUpTokenizer:
@@ -83,31 +106,10 @@ def main(argv=None):
     sift.add_argument("--jit_compile", action="store_true", help="under XLA")
     sift.add_argument("--precision", default="float32", help="Keras dtype policy")
     sift.set_defaults(run=benchmark_sift_step)
-    encoder = commands.add_parser(
-        "encoder", help="the encoder beside KerasHub's and Hugging Face's"
-    )
-    benchmark_encoder.add_arguments(encoder)
-    encoder.set_defaults(run=benchmark_encoder.run)
-    masked_lm = commands.add_parser(
-        "masked_lm", help="the masked-LM step beside that of BERT: time, products"
-    )
-    benchmark_masked_lm.add_arguments(masked_lm)
-    masked_lm.set_defaults(run=benchmark_masked_lm.run)
-    startup = commands.add_parser(
-        "startup", help="imports, and the first training step of 12 to 48 layers"
-    )
-    benchmark_startup.add_arguments(startup)
-    startup.set_defaults(run=benchmark_startup.run)
-    serving = commands.add_parser(
-        "serving", help="an exported classifier beside onnxruntime: latency, throughput"
-    )
-    benchmark_serving.add_arguments(serving)
-    serving.set_defaults(run=benchmark_serving.run)
-    predict = commands.add_parser(
-        "predict", help="texts a second, beside Hugging Face's pipeline"
-    )
-    benchmark_predict.add_arguments(predict)
-    predict.set_defaults(run=benchmark_predict.run)
+    for name, (module, told) in BESIDE_OTHERS.items():
+        command = commands.add_parser(name, help=told)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
     if arguments.command and (arguments.check or arguments.record):
         raise files.UsageError(f"--check and --record go without {arguments.command}")

@@ -19,10 +19,10 @@ import tensorflow as tf
 
 from deberta_tf import files
 from deberta_tf.backbone import DebertaBackbone
-from deberta_tf.published import PUBLISHED_SIZES
 from deberta_tf.tasks import DebertaTextClassifier, DebertaTextClassifierPreprocessor
 from deberta_tf.tokenizers import DebertaSentencePieceTokenizer
 from tools import evaluation_data, timing
+from tools.benchmark_serving import add_sizes
 from tools.documents import markdown_table, put_table
 from tools.package_data import read_member
 
@@ -40,13 +40,7 @@ HEAD = ("size", "contender", "sentences/s", "times", "largest difference")
 
 
 def add_arguments(parser):
-    parser.add_argument(
-        "--sizes",
-        nargs="+",
-        choices=list(PUBLISHED_SIZES),
-        default=["deberta_v3_small", "deberta_v3_base"],
-        help="published geometries, with random weights",
-    )
+    add_sizes(parser)
     parser.add_argument("--batch_size", type=int, default=32, help="texts a batch")
     parser.add_argument("--num_texts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)

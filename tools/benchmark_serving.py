@@ -33,7 +33,8 @@ FOREIGN = "onnxruntime, Hugging Face"
 NEEDED = ("onnxruntime", "onnx", "torch", "transformers")
 
 
-def add_arguments(parser):
+def add_sizes(parser):
+    """The flag of what is measured."""
     parser.add_argument(
         "--sizes",
         nargs="+",
@@ -41,6 +42,10 @@ def add_arguments(parser):
         default=["deberta_v3_small", "deberta_v3_base"],
         help="published geometries, with random weights",
     )
+
+
+def add_arguments(parser):
+    add_sizes(parser)
     parser.add_argument(
         "--lengths", nargs="+", type=int, default=[16, 64, 128, 384], help="in tokens"
     )

@@ -9,10 +9,10 @@ import statistics
 
 from deberta_tf import files
 from tools import studies
-from tools.documents import markdown_table, put_table, spread
+from tools.documents import markdown_table, spread
 from tools.evaluation_data import DATA_SETS, SPLITS
 from tools.stages import minutes
-from tools.study_flags import read_report
+from tools.study_flags import put_report
 
 # Of the runs, and what each of them scores.
 TITLES = {
@@ -24,11 +24,7 @@ HEAD = "data|train / dev / test|model|measure|dev|test|seeds|time|command".split
 
 
 def main(argv=None):
-    options, records = read_report(
-        argv, __doc__.splitlines()[0], "evaluation", read_records
-    )
-    print(table(records), flush=True)
-    put_table(options.document, "evaluation", table(records))
+    put_report(argv, __doc__.splitlines()[0], "evaluation", read_records, table)
 
 
 def read_records(path):

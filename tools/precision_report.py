@@ -6,7 +6,6 @@ Puts the table into docs/results.md, and writes the plot beside the results.
 `tools.precision_study` calls it when a run is through.
 """
 
-import os
 import statistics
 
 import matplotlib
@@ -17,9 +16,9 @@ from matplotlib import pyplot
 from deberta_tf import files
 from tools import studies
 from tools.ablation_report import save_figure
-from tools.documents import markdown_table, put_table
+from tools.documents import markdown_table
 from tools.stages import minutes
-from tools.study_flags import read_report
+from tools.study_flags import put_report
 
 # Steps that a loss is the mean of.
 WINDOW = 25
@@ -40,12 +39,10 @@ HEAD = [
 
 
 def main(argv=None):
-    options, records = read_report(
-        argv, __doc__.splitlines()[0], "precision", read_records
+    records, stem = put_report(
+        argv, __doc__.splitlines()[0], "precision", read_records, table
     )
-    print(table(records), flush=True)
-    put_table(options.document, "precision", table(records))
-    draw(records, f"{os.path.splitext(options.results)[0]}.png")
+    draw(records, f"{stem}.png")
 
 
 def read_records(path):

@@ -6,7 +6,6 @@ Puts the table into docs/results.md, and writes the plot beside the results.
 `tools.sift_study` calls it when a run is through.
 """
 
-import os
 import statistics
 
 import matplotlib
@@ -17,10 +16,10 @@ from matplotlib import pyplot
 from deberta_tf import files
 from tools import robustness, studies
 from tools.ablation_report import save_figure
-from tools.documents import markdown_table, put_table, spread
+from tools.documents import markdown_table, spread
 from tools.evaluation_data import DATA_SETS
 from tools.stages import minutes
-from tools.study_flags import read_report
+from tools.study_flags import put_report
 
 DATA = ("sentiment", "injections")
 TITLES = {"plain": "without SiFT", "sift": "with SiFT"}
@@ -33,12 +32,10 @@ HEAD = ["data", "texts", "seeds", *TITLES.values(), "difference", "SiFT better"]
 
 
 def main(argv=None):
-    options, records = read_report(
-        argv, __doc__.splitlines()[0], "sift_study", read_records
+    records, stem = put_report(
+        argv, __doc__.splitlines()[0], "sift_study", read_records, table
     )
-    print(table(records), flush=True)
-    put_table(options.document, "sift_study", table(records))
-    draw(records, f"{os.path.splitext(options.results)[0]}.png")
+    draw(records, f"{stem}.png")
 
 
 def read_records(path):

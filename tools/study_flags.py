@@ -3,6 +3,7 @@
 import os
 
 from deberta_tf import files
+from tools.documents import put_table
 
 
 def add_report_flags(parser, name):
@@ -19,8 +20,19 @@ def add_report_flags(parser, name):
     )
 
 
-def read_report(argv, description, name, read_records):
-    """The flags of a command that reports on a study, and its runs.
+def put_report(argv, description, name, read_records, table):
+    """Prints the table of a study's runs, and puts it into the document.
+
+    Args:
+        argv: list of str, the flags; None: the command's.
+        description: str, of the command.
+        name: str. The study: of its results' file, and of the marks in the document.
+        read_records: callable from the file of results to the runs, list of dict.
+        table: callable from the runs to the table, str.
+
+    Returns:
+        (records, stem): the runs, and the results' path without its ending, by which
+        pictures are named.
 
     Raises:
         UsageError: if a flag is unknown, or there are no runs.
@@ -31,7 +43,10 @@ def read_report(argv, description, name, read_records):
     records = read_records(options.results)
     if not records:
         raise files.UsageError(f"{options.results} holds no runs")
-    return options, records
+    told = table(records)
+    print(told, flush=True)
+    put_table(options.document, name, told)
+    return records, os.path.splitext(options.results)[0]
 
 
 def parse_with_workers(parser, argv):
