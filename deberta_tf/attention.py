@@ -54,7 +54,8 @@ class DisentangledSelfAttention(keras.layers.Layer):
 
     Call arguments:
         query: (b, q, hidden).
-        memory: (b, k, hidden), what keys and values are made of; None: `query`.
+        memory: (b, k, hidden), what keys and values are made of, or what
+            `project_memory` makes of it; None: `query`.
         relative_embeddings: (r, hidden) relative table, or what `project_positions`
             makes of it; None without position terms.
         attention_mask: bool or int (b, q, k), True where query q may look at key
@@ -148,15 +149,16 @@ class DisentangledSelfAttention(keras.layers.Layer):
                     self._fused(query, relative_embeddings, attention_mask, training)
                 )
             form = "product"
-        memory = query if memory is None else memory
         if query_positions is not None:
             query_positions = tf.cast(query_positions, "int32")
         mask = full_mask(attention_mask)
+        projected = self.project_memory(query if memory is None else memory)
+        keys, values = projected["keys"], projected["values"]
         context, probabilities = self._contexts(
             self._split_heads(self.query_dense(query)),
-            self._split_heads(self.key_dense(memory)),
-            self._split_heads(self.value_dense(memory)),
-            self._reachable(relative_embeddings, query, memory, training),
+            keys,
+            values,
+            self._reachable(relative_embeddings, query, keys, training),
             mask,
             query_positions,
             form,
@@ -208,10 +210,11 @@ class DisentangledSelfAttention(keras.layers.Layer):
             dict of float32 (n, b, q, k): "c2c", content to content, and the position
             terms that the layer has, "c2p" and "p2c".
         """
+        keys = self.project_memory(memory)["keys"]
         return self._terms(
             self._split_heads(self.query_dense(query)),
-            self._split_heads(self.key_dense(memory)),
-            self._reachable(relative_embeddings, query, memory),
+            keys,
+            self._reachable(relative_embeddings, query, keys),
             query_positions,
             "shift",
         )
@@ -247,12 +250,12 @@ class DisentangledSelfAttention(keras.layers.Layer):
             ).items()
         }
 
-    def _reachable(self, relative_embeddings, query, memory, training=None):
+    def _reachable(self, relative_embeddings, query, keys, training=None):
         """Projected tables, of the rows that such lengths need, and what picks them."""
         positions = self.relative_positions
         if not self.position_terms:
             return None
-        lengths = query.shape[1], memory.shape[1]
+        lengths = query.shape[1], keys.shape[2]
         is_table = relative_embeddings is not None and not isinstance(
             relative_embeddings, dict
         )
@@ -298,6 +301,24 @@ class DisentangledSelfAttention(keras.layers.Layer):
             seed=dropout.seed_generator.next() if drops else None,
         )
 
+    def project_memory(self, memory):
+        """Keys and values, once for all the queries that are to look at them.
+
+        A call may take it in place of `memory`, any number of times.
+
+        Args:
+            memory: (b, k, hidden).
+
+        Returns:
+            dict of (n, b, k, h): "keys" and "values".
+        """
+        if isinstance(memory, dict):
+            return memory
+        return {
+            "keys": self._split_heads(self.key_dense(memory)),
+            "values": self._split_heads(self.value_dense(memory)),
+        }
+
     def project_positions(self, relative_embeddings, training=None):
         """The relative table as keys and as queries, once for all examples.
 
@@ -342,7 +363,7 @@ class DisentangledSelfAttention(keras.layers.Layer):
 
         Heads lead, so that products with the projected table are one matrix
         product a head, over all examples: nothing of the table is repeated per
-        example, in the gradient neither.
+        example, in the gradient neither, but for long queries in the form "shift".
         """
         batch, length, _ = dimensions(x)
         x = tf.reshape(x, [batch, length, self.num_heads, self.head_dim])
@@ -376,7 +397,8 @@ class DisentangledSelfAttention(keras.layers.Layer):
         if not return_attention_scores:
             return output
         keys = query if memory is None else memory
-        shape = (query.shape[0], self.num_heads, query.shape[1], keys.shape[1])
+        count = keys["keys"].shape[2] if isinstance(keys, dict) else keys.shape[1]
+        shape = (query.shape[0], self.num_heads, query.shape[1], count)
         return output, keras.KerasTensor(shape, dtype="float32")
 
     def get_config(self):

@@ -254,7 +254,8 @@ class DebertaEncoder(keras.layers.Layer):
 
         Args:
             query: (b, q, hidden).
-            memory: (b, l, hidden), what keys and values are made of.
+            memory: (b, l, hidden), what keys and values are made of, or what
+                `project_memory` makes of it.
             padding_mask: (b, l) or (b, l, l), of the memory.
             query_positions: int (b, q), where in the memory the queries stand;
                 None: all its positions.
@@ -274,6 +275,10 @@ class DebertaEncoder(keras.layers.Layer):
             query_positions=query_positions,
             training=training,
         )
+
+    def project_memory(self, memory):
+        """What `last_block` takes in place of `memory`, once for all its runs."""
+        return self.blocks[-1].attention.project_memory(memory)
 
     @contextlib.contextmanager
     def folded_positions(self):

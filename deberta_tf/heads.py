@@ -29,7 +29,7 @@ class EnhancedMaskDecoder(keras.layers.Layer):
     Call arguments:
         memory: (b, l, hidden), state of the block before the last.
         padding_mask: (b, l) or (b, l, l).
-        last_block: the encoder's `last_block`.
+        encoder: `DebertaEncoder`, whose last block runs.
         project: callable from the table's width to that of the memory.
         mask_positions: int (b, p), positions to decode; None: all.
 
@@ -62,7 +62,7 @@ class EnhancedMaskDecoder(keras.layers.Layer):
         self,
         memory,
         padding_mask,
-        last_block,
+        encoder,
         project,
         mask_positions=None,
         training=None,
@@ -75,10 +75,11 @@ class EnhancedMaskDecoder(keras.layers.Layer):
             query += memory
         else:
             query += select_rows(memory, mask_positions)
+        keys_and_values = encoder.project_memory(memory)
         for _ in range(self.num_steps):
-            query = last_block(
+            query = encoder.last_block(
                 query,
-                memory,
+                keys_and_values,
                 padding_mask,
                 query_positions=mask_positions,
                 training=training,
@@ -184,7 +185,7 @@ class MaskedLMHead(keras.layers.Layer):
             return self.decoder(
                 states[num_layers - 1],
                 inputs["padding_mask"],
-                last_block=self.backbone.encoder.last_block,
+                encoder=self.backbone.encoder,
                 project=self.backbone.embeddings.project,
                 mask_positions=positions,
                 training=training,

@@ -19,6 +19,8 @@ from deberta_tf.relative_position import (
 # Rows of a block of the form "product": the matrix that shifts it has 2 · 128³ entries,
 # whatever the length.
 BLOCK = 128
+# Rows of a block of queries from which c2p is computed block by block.
+LEAST_QUERIES = 64
 
 
 def position_terms(
@@ -98,8 +100,21 @@ def _by_query(query, table, positions, key_length, first_query, by_product):
     """c2p, (n, b, q, k)."""
     if by_product:
         return _by_product(query, table, positions, key_length, first_query, 1)
-    scores = _by_shift(query, table, positions, key_length, first_query, 1)
-    return tf.squeeze(scores, 1)
+    size = _rows_of_block(query.shape[2], key_length)
+    if size is None or size == query.shape[2] or size < LEAST_QUERIES:
+        scores = _by_shift(query, table, positions, key_length, first_query, 1)
+        return tf.squeeze(scores, 1)
+    # A product a block and example: blocks stay where they are, so that nothing is
+    # transposed, and the gradient of a block's rows, smaller than its scores, is there
+    # once an example.
+    heads, batch, count, width = dimensions(query)
+    flat = tf.reshape(query, [heads, batch, count // size, size, width])
+    rows = _rows_of_blocks(
+        table, positions, key_length, first_query, 1, size, count // size
+    )
+    scores = tf.matmul(flat, tf.cast(rows[:, None], flat.dtype), transpose_b=True)
+    scores = relative_shift(scores, key_length)  # (n, b, I, s, k)
+    return tf.reshape(scores, [heads, batch, count, key_length])
 
 
 def _by_key(key, table, positions, query_length, first_query, by_product):
@@ -107,6 +122,7 @@ def _by_key(key, table, positions, query_length, first_query, by_product):
     if by_product:
         scores = _by_product(key, table, positions, query_length, -first_query, -1)
         return tf.transpose(scores, [0, 1, 3, 2])
+    # They are transposed afterwards, which puts blocks together at no cost.
     size = _rows_of_block(key.shape[2], query_length)
     scores = _by_shift(key, table, positions, query_length, -first_query, -1, size)
     scores = tf.transpose(scores, [0, 2, 4, 1, 3])  # (n, b, q, I, s)
@@ -118,7 +134,6 @@ def _rows_of_block(rows, columns):
     """How many rows to take together, a divisor of them; None: all.
 
     s rows have s + columns distances: the fewer, the less is computed for nothing.
-    They are transposed afterwards, which puts blocks together at no cost.
     """
     if rows is None or not isinstance(columns, int):
         return None
@@ -148,12 +163,17 @@ def _by_shift(content, table, positions, length, first, sign, size=None):
         flat = tf.reshape(content, [heads, batch, blocks, size, width])
         flat = tf.transpose(flat, [0, 2, 1, 3, 4])
         flat = tf.reshape(flat, [heads, blocks, batch * size, width])
-    starts = [first + block * size + size - 1 for block in range(blocks)]
-    rows = [positions.along(sign * one, -sign, size + length) for one in starts]
-    taken = tf.gather(table, tf.stack(rows), axis=1)  # (n, I, w, h)
-    scores = tf.matmul(flat, tf.cast(taken, flat.dtype), transpose_b=True)
+    rows = _rows_of_blocks(table, positions, length, first, sign, size, blocks)
+    scores = tf.matmul(flat, tf.cast(rows, flat.dtype), transpose_b=True)
     scores = tf.reshape(scores, [heads, blocks, batch, size, size + length])
     return relative_shift(scores, length)
+
+
+def _rows_of_blocks(table, positions, length, first, sign, size, blocks):
+    """(n, I, w, h): the table row of each distance that a block of rows can have."""
+    starts = [first + block * size + size - 1 for block in range(blocks)]
+    rows = [positions.along(sign * one, -sign, size + length) for one in starts]
+    return tf.gather(table, tf.stack(rows), axis=1)
 
 
 def _by_product(content, table, positions, length, first, sign):

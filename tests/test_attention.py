@@ -280,11 +280,22 @@ def test_a_dynamic_length_computes_what_a_static_one_does(form):
 @pytest.mark.parametrize("lengths", [(21, 21), (16, 16), (3, 18), (18, 3), (1, 1)])
 def test_products_shift_blocks_as_one(terms, lengths, monkeypatch):
     monkeypatch.setattr(position_terms_module, "BLOCK", 4)
+    check_against_gather("product", terms, lengths)
+
+
+@pytest.mark.parametrize("lengths", [(128, 128), (96, 140), (64, 130)])
+def test_queries_multiply_the_table_block_by_block(lengths, monkeypatch):
+    monkeypatch.setattr(position_terms_module, "LEAST_QUERIES", 32)
+    check_against_gather("shift", ("c2p",), lengths)
+
+
+def check_against_gather(form, terms, lengths):
+    """The output and all gradients are those of the gather."""
     positions = RelativePositions(4, 8)
     inputs = make_inputs(positions, *lengths)
     results = []
-    for form in ("gather", "product"):
-        layer = make_layer(positions, position_terms=terms, attention_form=form)
+    for one in ("gather", form):
+        layer = make_layer(positions, position_terms=terms, attention_form=one)
         layer.build(inputs["query"].shape)
         randomize(layer)
         table = tf.Variable(inputs["relative_embeddings"])
@@ -367,6 +378,24 @@ def test_blocks_of_a_recomputed_layer_drop_out_each_in_its_own_way(monkeypatch):
         output = layer(**inputs, training=True).numpy()
     blocks = output.reshape(2, 4, 4, -1)
     assert np.abs(blocks[:, 1:] - blocks[:, :1]).max(axis=(0, 2, 3)).min() > 1e-3
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_memory_is_projected_once_for_many_queries(form):
+    positions = RelativePositions(8, 16)
+    inputs = make_inputs(positions, 5, 9)
+    layer = make_layer(positions, attention_form=form)
+    expected = layer(**inputs)
+    projected = layer.project_memory(inputs["memory"])
+    assert projected["keys"].shape == (HEADS, 2, 9, WIDTH)
+    given = {**inputs, "memory": projected}
+    np.testing.assert_array_equal(layer(**given), expected)
+    symbols = {
+        name: keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape), value)
+        for name, value in given.items()
+    }
+    _, scores = layer.compute_output_spec(**symbols, return_attention_scores=True)
+    assert scores.shape == (2, HEADS, 5, 9)
 
 
 def test_a_query_without_keys_gets_the_output_bias_alone():

@@ -70,6 +70,19 @@ def test_masked_positions_get_the_logits_of_the_whole_row(absolute_position_inpu
     )
 
 
+def test_both_runs_of_the_decoder_look_at_keys_made_once(monkeypatch):
+    masked_lm = DebertaMaskedLM(make_backbone())
+    inputs, _, _ = make_batch()
+    masked_lm(inputs)
+    dense = masked_lm.backbone.encoder.blocks[-1].attention.value_dense
+    calls, call = [], dense.call
+    monkeypatch.setattr(
+        dense, "call", lambda *args, **kwargs: calls.append(1) or call(*args, **kwargs)
+    )
+    masked_lm(inputs)
+    assert len(calls) == 1
+
+
 def test_the_last_block_runs_for_the_decoder_alone():
     masked_lm = DebertaMaskedLM(make_backbone(num_layers=1))
     inputs, _, _ = make_batch()
