@@ -6,17 +6,29 @@ from deberta_tf.heads import EnhancedMaskDecoder
 STATES = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
 
 
+class EncoderOfSums:
+    """A last block that adds query and memory."""
+
+    def project_memory(self, memory):
+        return memory
+
+    def last_block(self, query, memory, mask, query_positions=None, training=None):
+        if query_positions is not None:
+            memory = tf.gather(memory, query_positions, batch_dims=1)
+        return query + memory
+
+
 class DecoderOfSums(EnhancedMaskDecoder):
-    """A decoder over a block that adds query and memory, to check the decoder alone."""
+    """A decoder over such a block, to check the decoder alone."""
 
     def call(self, memory, mask_positions=None, training=None):
-        def last_block(query, memory, mask, query_positions=None, training=None):
-            if query_positions is not None:
-                memory = tf.gather(memory, query_positions, batch_dims=1)
-            return query + memory
-
         return super().call(
-            memory, None, last_block, tf.identity, mask_positions, training=training
+            memory,
+            None,
+            EncoderOfSums(),
+            tf.identity,
+            mask_positions,
+            training=training,
         )
 
 
