@@ -254,7 +254,10 @@ def test_any_server_since_2_12_reads_the_graph(kind, graphs):
     assert graphs[kind].graph_def.versions.min_consumer == 12
 
 
-@pytest.mark.parametrize("kind", ["text_classifier", "byte_pair_classifier"])
+@pytest.mark.parametrize(
+    "kind",
+    ["text_classifier", pytest.param("byte_pair_classifier", marks=pytest.mark.slow)],
+)
 def test_saved_model_cli_answers_strings(kind, tasks, paths, tmp_path):
     # TF-Text's ops come with its import; a model of byte pairs does without.
     script = "from tensorflow.python.tools import saved_model_cli as cli; cli.main()"

@@ -99,6 +99,14 @@ def test_choices_are_scored_one_by_one():
         np.testing.assert_allclose(task(alone)[:, 0], together[:, index], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["token", "choice"]
+    + [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("span", "entity", "pair")
+    ],
+)
 def test_a_loss_of_ones_own_trains_it(name):
     task = make_task(name)
     entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

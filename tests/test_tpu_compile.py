@@ -41,7 +41,7 @@ def test_variables_are_made_without_their_numbers():
     ("objective", "sift"),
     [
         *((name, False) for name in tpu_step.OBJECTIVES if name != "replaced_token"),
-        ("classification", True),
+        pytest.param("classification", True, marks=pytest.mark.slow),
         pytest.param("replaced_token", False, marks=pytest.mark.slow),
     ],
 )
