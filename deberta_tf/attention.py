@@ -363,7 +363,8 @@ class DisentangledSelfAttention(keras.layers.Layer):
 
         Heads lead, so that products with the projected table are one matrix
         product a head, over all examples: nothing of the table is repeated per
-        example, in the gradient neither, but for long queries in the form "shift".
+        example, in the gradient neither, but where the form "shift" multiplies it by
+        blocks of queries.
         """
         batch, length, _ = dimensions(x)
         x = tf.reshape(x, [batch, length, self.num_heads, self.head_dim])

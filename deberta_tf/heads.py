@@ -29,7 +29,7 @@ class EnhancedMaskDecoder(keras.layers.Layer):
     Call arguments:
         memory: (b, l, hidden), state of the block before the last.
         padding_mask: (b, l) or (b, l, l).
-        encoder: `DebertaEncoder`, whose last block runs.
+        encoder: `DebertaEncoder`, whose `project_memory` and `last_block` are called.
         project: callable from the table's width to that of the memory.
         mask_positions: int (b, p), positions to decode; None: all.
 

@@ -19,7 +19,9 @@ from deberta_tf.relative_position import (
 # Rows of a block of the form "product": the matrix that shifts it has 2 · 128³ entries,
 # whatever the length.
 BLOCK = 128
-# Rows of a block of queries from which c2p is computed block by block.
+# Queries of a block from which c2p is computed block by block: smaller products are no
+# faster, and the gradient of a block's table rows, (w, h), is no larger than its
+# scores, (s, w), with heads as wide as published ones, h = 64.
 LEAST_QUERIES = 64
 
 
@@ -105,14 +107,14 @@ def _by_query(query, table, positions, key_length, first_query, by_product):
         scores = _by_shift(query, table, positions, key_length, first_query, 1)
         return tf.squeeze(scores, 1)
     # A product a block and example: blocks stay where they are, so that nothing is
-    # transposed, and the gradient of a block's rows, smaller than its scores, is there
-    # once an example.
+    # transposed, but the gradient of a block's table rows is there once an example.
     heads, batch, count, width = dimensions(query)
     flat = tf.reshape(query, [heads, batch, count // size, size, width])
     rows = _rows_of_blocks(
         table, positions, key_length, first_query, 1, size, count // size
     )
-    scores = tf.matmul(flat, tf.cast(rows[:, None], flat.dtype), transpose_b=True)
+    rows = tf.expand_dims(tf.cast(rows, flat.dtype), 1)
+    scores = tf.matmul(flat, rows, transpose_b=True)
     scores = relative_shift(scores, key_length)  # (n, b, I, s, k)
     return tf.reshape(scores, [heads, batch, count, key_length])
 
@@ -122,7 +124,7 @@ def _by_key(key, table, positions, query_length, first_query, by_product):
     if by_product:
         scores = _by_product(key, table, positions, query_length, -first_query, -1)
         return tf.transpose(scores, [0, 1, 3, 2])
-    # They are transposed afterwards, which puts blocks together at no cost.
+    # Scores are transposed afterwards, which puts blocks together at no cost.
     size = _rows_of_block(key.shape[2], query_length)
     scores = _by_shift(key, table, positions, query_length, -first_query, -1, size)
     scores = tf.transpose(scores, [0, 2, 4, 1, 3])  # (n, b, q, I, s)

@@ -285,8 +285,17 @@ def test_products_shift_blocks_as_one(terms, lengths, monkeypatch):
 
 @pytest.mark.parametrize("lengths", [(128, 128), (96, 140), (64, 130)])
 def test_queries_multiply_the_table_block_by_block(lengths, monkeypatch):
+    shapes, shift = [], position_terms_module.relative_shift
+
+    def relative_shift(scores, length):
+        shapes.append(scores.shape)
+        return shift(scores, length)
+
+    monkeypatch.setattr(position_terms_module, "relative_shift", relative_shift)
     monkeypatch.setattr(position_terms_module, "LEAST_QUERIES", 32)
     check_against_gather("shift", ("c2p",), lengths)
+    queries, keys = lengths
+    assert shapes == [(HEADS, 2, queries // 32, 32, 32 + keys)]
 
 
 def check_against_gather(form, terms, lengths):
@@ -294,8 +303,8 @@ def check_against_gather(form, terms, lengths):
     positions = RelativePositions(4, 8)
     inputs = make_inputs(positions, *lengths)
     results = []
-    for one in ("gather", form):
-        layer = make_layer(positions, position_terms=terms, attention_form=one)
+    for name in ("gather", form):
+        layer = make_layer(positions, position_terms=terms, attention_form=name)
         layer.build(inputs["query"].shape)
         randomize(layer)
         table = tf.Variable(inputs["relative_embeddings"])
@@ -341,12 +350,14 @@ def test_a_row_that_is_read_often_gets_all_of_its_gradient_in_bfloat16(form):
     np.testing.assert_allclose(gradient, pairs, rtol=2**-8)
 
 
-@pytest.mark.parametrize("length", [21, 64, 70])
+@pytest.mark.parametrize("length", [21, 64, 70, 254])
 def test_long_queries_are_taken_in_blocks(length, monkeypatch):
+    # Of the longest rows each block is divided again, to be multiplied by the table.
+    monkeypatch.setattr(position_terms_module, "LEAST_QUERIES", 32)
     positions = RelativePositions(8, 16)
     inputs = make_inputs(positions, length, length)
     results = []
-    for undivided in (100, 8):
+    for undivided in (1000, 8):
         monkeypatch.setattr(attention_forms, "UNDIVIDED", undivided)
         layer = make_layer(positions, attention_form="shift")
         layer.build(inputs["query"].shape)

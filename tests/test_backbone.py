@@ -46,7 +46,14 @@ def make_inputs(length=9, batch=2, seed=0):
     return {"token_ids": token_ids.astype("int32"), "padding_mask": mask}
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # 48 blocks, each of them traced.
+        pytest.param(name, marks=pytest.mark.slow if "xlarge" in name else ())
+        for name in PARAMETERS
+    ],
+)
 def test_published_sizes_have_the_published_parameters(name):
     # In a graph variables are symbols: nothing is allocated.
     with tf.Graph().as_default():

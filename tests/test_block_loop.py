@@ -69,7 +69,7 @@ def check_same(one, other, atol):
         np.testing.assert_allclose(a, b, atol=atol)
 
 
-QUICK = {("v3", "both"), ("convolution", "scanned")}
+QUICK = {("v3", "recomputed"), ("v3", "both"), ("convolution", "scanned")}
 CASES = [
     pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
     for case in itertools.product(VARIANTS, WAYS)

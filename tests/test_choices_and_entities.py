@@ -47,6 +47,7 @@ def test_choices_of_one_axis_are_refused(tokenizer):
         preprocessor((TEXTS, ["yes", "no"]))
 
 
+@pytest.mark.slow
 def test_it_learns_to_choose(tokenizer, sentences):
     labels = np.arange(64) % 2
     pairs = np.array(["the jury sold", "my sister painted"])

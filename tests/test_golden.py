@@ -11,6 +11,7 @@ from deberta_tf.masked_lm import DebertaMaskedLM
 # place of the exact one would show from 3e-4.
 TOLERANCE = 2e-5
 FORMS = ("gather", "shift")
+COMPILED_FORMS = [pytest.param("gather", marks=pytest.mark.slow), "shift"]
 
 # Case -> sets of inputs. Of "L40" the length is beyond max_relative_distance.
 ENCODERS = {
@@ -85,7 +86,7 @@ def test_encoders_agree(golden, case, form):
     check_encoder(golden / "golden" / case, form, lambda backbone: backbone)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", COMPILED_FORMS)
 @pytest.mark.parametrize("case", xla_cases(ENCODERS))
 def test_encoders_agree_under_xla(golden, case, form):
     check_encoder(
@@ -177,7 +178,7 @@ def test_masked_lms_agree_everywhere_and_at_masked_positions(golden, case, form)
     check_decoder(golden / "golden" / case, form, lambda masked_lm: masked_lm)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", COMPILED_FORMS)
 @pytest.mark.parametrize(
     "case",
     [

@@ -233,7 +233,13 @@ def test_an_official_file_of_torch_holds_both_networks(official, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("sharing", SHARINGS)
+@pytest.mark.parametrize(
+    "sharing",
+    [
+        pytest.param(sharing, marks=() if sharing == "gdes" else pytest.mark.slow)
+        for sharing in SHARINGS
+    ],
+)
 def test_half_precision_runs_and_is_saved(official, tmp_path, sharing, dtype):
     detection = DebertaReplacedTokenDetection.from_preset(
         str(official), embedding_sharing=sharing, dtype=dtype

@@ -139,7 +139,9 @@ def test_several_devices_and_parts_train_as_one(task_class, parts):
         np.testing.assert_allclose(history[name], values, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"]
+)
 def test_mixed_precision_stays_finite_and_moves(policy):
     backbone = make_backbone(num_layers=1, dropout=0.1, dtype=policy)
     task = deberta_tf.DebertaTextClassifier(backbone, 2)

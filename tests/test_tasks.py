@@ -203,7 +203,9 @@ def test_an_optimizer_that_clips_is_refused():
         classifier.compile(keras.optimizers.Adam(1e-3, clipnorm=1.0))
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", [pytest.param("float32", marks=pytest.mark.slow), "mixed_float16"]
+)
 def test_clipping_bounds_the_step_of_gradient_descent(policy):
     def step_length(global_clipnorm):
         keras.utils.set_random_seed(3)

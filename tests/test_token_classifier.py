@@ -51,6 +51,7 @@ def test_classes_below_0_do_not_count(preprocessor):
     assert weights.numpy().sum() == 1
 
 
+@pytest.mark.slow
 def test_it_learns_tags_of_lists_of_words(sentences, preprocessor):
     words = [sentence.rstrip(".?!").split() for sentence in sentences[:120]]
     tags = [[1 + (word == "the") for word in sentence] for sentence in words]

@@ -78,7 +78,9 @@ def test_the_merges_of_bpe_make_its_tokens_in_order(corpus, tmp_path):
     assert made == list(range(4 + 256, 330 - 1))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["sentencepiece", pytest.param("bpe", marks=pytest.mark.slow)]
+)
 def test_the_same_text_gives_the_same_files_on_one_core(kind, corpus, tmp_path):
     first = train(kind, [corpus], tmp_path / "first")
     flags = f"--kind {kind} --vocabulary_size {SIZES[kind]} --output second --input"
